@@ -42,12 +42,14 @@ class GradientPair:
         finally:
             self._swap()
 
+    def products(self) -> Tensor:
+        """[tensors, 3] float64 on the CPU: <target, target>, <target, opposed>, <opposed, opposed>, missing ones 0."""
+        table = inner_products([(local(p.grad), local(o)) for p, o in zip(self.parameters, self.opposed, strict=True)])
+        return summed_over_shards(table, self.parameters)
+
     def gramian(self) -> Tensor:
         """[groups, 2, 2] float64 on the CPU: inner products of target (0) and opposed (1), missing ones 0."""
-        table = inner_products([(local(p.grad), local(o)) for p, o in zip(self.parameters, self.opposed, strict=True)])
-        table = summed_over_shards(table, self.parameters)
-        sums = torch.zeros(int(self.groups.max()) + 1, 3, dtype=torch.float64).index_add_(0, self.groups, table)
-        return sums[:, [0, 1, 1, 2]].view(-1, 2, 2)
+        return summed_by_group(self.products(), self.groups)
 
     def combine(self, weights: Tensor) -> None:
         """p.grad <- w_target * g_target + w_opposed * g_opposed with `weights` [groups, 2]; the opposed one is kept."""
@@ -107,6 +109,12 @@ def summed_over_shards(table: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     return on_device.cpu()
 
 
+def summed_by_group(table: Tensor, groups: Tensor) -> Tensor:
+    """Gramians [highest group + 1, 2, 2] out of `table` [tensors, 3] of each tensor's inner products."""
+    sums = torch.zeros(int(groups.max()) + 1, 3, dtype=torch.float64).index_add_(0, groups, table)
+    return sums[:, [0, 1, 1, 2]].view(-1, 2, 2)
+
+
 def inner_products(pairs: Sequence[tuple[Tensor | None, Tensor | None]]) -> Tensor:
     """[tensors, 3] float64 on the CPU: <a, a>, <a, b>, <b, b> of each pair; None counts as zero."""
     present = [i for i, (a, b) in enumerate(pairs) if a is not None or b is not None]
@@ -154,6 +162,15 @@ def describe(gramian: Tensor, weights: Tensor, noise: float) -> dict[str, float]
         "skipped": float(below_noise(gramian, noise).double().mean()),
         "alignment": 0.0 if quiet else math.copysign(1.0, product) if product else 0.0,
     }
+
+
+def by_layer(gramians: Tensor) -> list[list[float]]:
+    """[cosine, norm_target, norm_opposed] of each Gramian [layers, 2, 2]; a cosine with nothing is 0. Six digits."""
+    squares = gramians.diagonal(dim1=1, dim2=2).clamp(min=0)
+    norms = squares.sqrt()
+    both = norms.prod(dim=1)
+    cosines = gramians[:, TARGET, OPPOSED] / torch.where(both > 0, both, torch.ones_like(both))
+    return [[float(f"{value:.6g}") for value in row] for row in torch.column_stack([cosines, norms]).tolist()]
 
 
 def _products(a: Tensor | None, b: Tensor | None) -> list[Tensor]:

@@ -21,7 +21,7 @@ from ogp.causal_lm import choose_collator
 from ogp.config import MethodSettings, TrainingSettings
 from ogp.distributed import begin_average, refuse_unsupported, world_size
 from ogp.engines import DualEngine, Engine, ReferenceEngine, TokenCounts
-from ogp.gradients import GradientPair, applied_update_products, describe
+from ogp.gradients import GradientPair, applied_update_products, by_layer, describe, summed_by_group
 from ogp.learning_rates import depths, parameter_groups
 from ogp.rules import OPPOSED, TARGET, weigh
 from ogp.teacher_cache import Progress
@@ -87,6 +87,7 @@ class OGPTrainer(Trainer):
     removed_fraction: norm of the removed part over `norm_target`.
     projected, skipped: share of parameter groups with a removed part, and of those left alone by the noise guard.
     alignment: +1 aligned, -1 conflicting, 0 opposed gradient below the noise.
+    layers: [cosine, norm_target, norm_opposed] at each depth, from embeddings to final norm and head.
     update_cosine: of the parameters' change in this step and the opposed gradient; left out where alignment is 0.
     broken: 1 where a gradient was not finite and no step was taken.
     tokens, step_seconds: tokens of the step's examples, and wall time from the first forward pass to the update.
@@ -132,7 +133,9 @@ class OGPTrainer(Trainer):
             raise ValueError("`method.engine`: 'reference' runs in one process only: choose 'dual'")
         self.remove_callback(PrinterCallback)  # the record belongs to the caller's callbacks, not to standard output
         trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        self.pair = GradientPair([p for _, p in trainable], self._groups([name for name, _ in trainable]))
+        depth_of = depths(model)
+        self._depths = torch.tensor([depth_of[name] for name, _ in trainable])
+        self.pair = GradientPair([p for _, p in trainable], self._groups())
         engine = DualEngine if method.engine == "dual" else ReferenceEngine
         self.engine: Engine = engine(
             model,
@@ -213,7 +216,8 @@ class OGPTrainer(Trainer):
         record["train_loss_step"] = losses[TARGET]
         if self.method.rule != "none":
             record["opposed_loss_step"] = losses[OPPOSED]
-        gramian = self.pair.gramian()
+        products = self.pair.products()
+        gramian = summed_by_group(products, self.pair.groups)
         self._step.broken = not bool(gramian.isfinite().all())
         record["broken"] = float(self._step.broken)
         if self._step.broken:
@@ -227,6 +231,7 @@ class OGPTrainer(Trainer):
         weights = weigh(gramian, m.rule, m.when, m.w_target, m.w_opposed, self._noise)
         self.pair.combine(weights)
         record |= describe(gramian, weights, self._noise)
+        record["layers"] = by_layer(summed_by_group(products, self._depths))
 
     def _skip_broken_step(self) -> None:
         self.pair.drop()  # without gradients the optimizer leaves parameters and moments as they are
@@ -260,21 +265,20 @@ class OGPTrainer(Trainer):
         context: AbstractContextManager[None] = self.accelerator.no_sync(model) if needed else nullcontext()
         return context
 
-    def _groups(self, names: list[str]) -> list[int]:
+    def _groups(self) -> list[int]:
         """Number of the group that each trainable parameter shares its projection with."""
         if self.method.granularity == "tensor":
-            return list(range(len(names)))
+            return list(range(len(self._depths)))
         if self.method.granularity == "global":
-            return [0] * len(names)
-        depth_of = depths(self.model)
-        present = sorted({depth_of[name] for name in names})
-        return [present.index(depth_of[name]) for name in names]
+            return [0] * len(self._depths)
+        groups: list[int] = self._depths.unique(return_inverse=True)[1].tolist()
+        return groups
 
 
 class _Step:
     """What is known about the optimizer step under way."""
 
-    def __init__(self, counts: TokenCounts, record: dict[str, float]) -> None:
+    def __init__(self, counts: TokenCounts, record: dict[str, Any]) -> None:
         self.counts, self.record = counts, record
         self.losses: list[Tensor] = []
         self.broken = False

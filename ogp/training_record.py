@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -62,12 +63,13 @@ class TrainingRecord(TrainerCallback):
         if not logs or "train_loss_step" not in logs:
             return
         row = {"step": state.global_step, **{key: value for key, value in logs.items() if key not in {"step", "epoch"}}}
-        row = {key: value if value == value and abs(value) != float("inf") else None for key, value in row.items()}
+        scalars = {key: value if math.isfinite(value) else None for key, value in row.items() if key != "layers"}
+        row = scalars | {"layers": row["layers"]} if "layers" in row else scalars
         self.steps.append(row)
         _append(self._path, row)
         if row["train_loss_step"] is not None:
             self._epoch_losses.append(row["train_loss_step"])
-        self._mirror.log({key: value for key, value in row.items() if key != "step"}, state.global_step)
+        self._mirror.log({key: value for key, value in scalars.items() if key != "step"}, state.global_step)
         self._progress.at("training", state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -17,7 +17,9 @@ from tests import tiny
 
 TRAJECTORY = Path(__file__).parent / "data" / "trajectory.json"
 ALWAYS = {"train_loss_step", "norm_target", "broken", "tokens", "step_seconds", "loss", "grad_norm", "learning_rate"}
-OPPOSED = {"opposed_loss_step", "cosine", "norm_opposed", "removed_fraction", "projected", "skipped", "alignment"}
+OPPOSED = {
+    *("opposed_loss_step", "cosine", "norm_opposed", "removed_fraction", "projected", "skipped", "alignment", "layers"),
+}
 
 
 def trainer(model: Any, folder: Path, *, callbacks: Any = None, count: int = 12, **options: Any) -> OGPTrainer:
@@ -53,7 +55,7 @@ def test_every_step_leaves_one_complete_record(rule: str, engine: str, tmp_path:
     assert [record["step"] for record in found] == [1, 2, 3, 4]
     for record in found:
         assert record.keys() >= (ALWAYS if rule == "none" else ALWAYS | OPPOSED)
-        assert all(math.isfinite(value) for value in record.values())
+        assert all(math.isfinite(value) for name, value in record.items() if name != "layers")
         assert record["loss"] == pytest.approx(record["train_loss_step"], rel=1e-6)
         if rule == "none":
             assert not record.keys() & OPPOSED
@@ -264,6 +266,18 @@ def test_removed_part_is_what_the_cosine_says(tmp_path: Path) -> None:
         assert record["grad_norm"] == pytest.approx(left, rel=1e-4)
 
 
+def test_layers_add_up_to_the_whole(tmp_path: Path) -> None:
+    run = trainer(tiny.llama(), tmp_path, rule="orthogonal", w_opposed=0.5)
+    run.train()
+    record = records(run)[-1]
+    cosines, targets, opposeds = torch.tensor(record["layers"], dtype=torch.float64).T
+    assert len(cosines) == run.model.config.num_hidden_layers + 2
+    assert targets.norm() == pytest.approx(record["norm_target"], rel=1e-5)
+    assert opposeds.norm() == pytest.approx(record["norm_opposed"], rel=1e-5)
+    product = (cosines * targets * opposeds).sum()
+    assert product == pytest.approx(record["cosine"] * record["norm_target"] * record["norm_opposed"], rel=1e-4)
+
+
 def test_the_committed_trajectory_is_reproduced(tmp_path: Path) -> None:
     """Twenty steps of two methods with a fixed seed. A change here changes every result: say so in the changelog.
 
@@ -282,7 +296,7 @@ def test_the_committed_trajectory_is_reproduced(tmp_path: Path) -> None:
             weight_decay=0.01,
         )
         run.train()
-        names = sorted((ALWAYS if rule == "none" else ALWAYS | OPPOSED) - {"step_seconds"})
+        names = sorted((ALWAYS if rule == "none" else ALWAYS | OPPOSED) - {"step_seconds", "layers"})
         found[rule] = [{name: record[name] for name in names} for record in records(run)]
     if not TRAJECTORY.exists():
         TRAJECTORY.write_text(json.dumps(found, indent=1) + "\n")
