@@ -62,7 +62,10 @@ class TrainingRecord(TrainerCallback):
         """Append one optimizer step and force it to the disk: a killed run keeps every step it made."""
         if not logs or "train_loss_step" not in logs:
             return
-        row = {"step": state.global_step, **{key: value for key, value in logs.items() if key not in {"step", "epoch"}}}
+        row: dict[str, Any] = {
+            "step": state.global_step,
+            **{key: value for key, value in logs.items() if key not in {"step", "epoch"}},
+        }
         scalars = {key: value if math.isfinite(value) else None for key, value in row.items() if key != "layers"}
         row = scalars | {"layers": row["layers"]} if "layers" in row else scalars
         self.steps.append(row)
