@@ -62,17 +62,16 @@ class TrainingRecord(TrainerCallback):
         """Append one optimizer step and force it to the disk: a killed run keeps every step it made."""
         if not logs or "train_loss_step" not in logs:
             return
-        row: dict[str, Any] = {
-            "step": state.global_step,
-            **{key: value for key, value in logs.items() if key not in {"step", "epoch"}},
-        }
-        scalars = {key: value if math.isfinite(value) else None for key, value in row.items() if key != "layers"}
-        row = scalars | {"layers": row["layers"]} if "layers" in row else scalars
+        logged = {key: value for key, value in logs.items() if key not in {"step", "epoch", "layers"}}
+        scalars: dict[str, Any] = {key: value if math.isfinite(value) else None for key, value in logged.items()}
+        row = {"step": state.global_step, **scalars}
+        if "layers" in logs:
+            row["layers"] = logs["layers"]
         self.steps.append(row)
         _append(self._path, row)
         if row["train_loss_step"] is not None:
             self._epoch_losses.append(row["train_loss_step"])
-        self._mirror.log({key: value for key, value in scalars.items() if key != "step"}, state.global_step)
+        self._mirror.log(scalars, state.global_step)
         self._progress.at("training", state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
