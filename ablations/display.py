@@ -11,9 +11,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ablations.executors import Job
+from ablations.job import Job
 
-STYLE = {"done": "green", "diverged": "red", "failed": "red", "running": "cyan", "queued": "dim"}
+STYLE = {"done": "green", "running": "cyan", "queued": "dim"}  # anything else is red
 
 
 def clock(seconds: float) -> str:
@@ -30,16 +30,19 @@ def watch(console: Console, jobs: Sequence[Job], estimate: Callable[[], float]) 
         with Live(_grid(jobs, estimate()), console=console, refresh_per_second=2) as live:
             yield lambda: live.update(_grid(jobs, estimate()))
     else:
-        shown: dict[str, str] = {}
+        shown = {job.run_id: ("queued", "", False) for job in jobs}
         started = time.monotonic()
 
         def lines() -> None:
             for job in jobs:
-                if job.state != shown.get(job.run_id) and job.state != "queued":
-                    shown[job.run_id] = job.state
+                now = (job.state, job.message, job.halved)
+                if now != shown[job.run_id]:
+                    shown[job.run_id] = now
                     ended = sum(each.state not in ("queued", "running") for each in jobs)
                     text = f"[{clock(time.monotonic() - started)}] {ended}/{len(jobs)} {_name(job)}: {job.state}"
-                    if job.state not in ("running", "done"):
+                    if job.state == "queued" and job.halved and not job.message:
+                        text += " (out of memory: once more, with half the examples per forward pass)"
+                    elif job.message:
                         text += f" ({job.message})"
                     elif job.state == "done" and job.seconds:
                         text += f" in {clock(job.seconds)}, about {clock(estimate())} left"
@@ -65,7 +68,7 @@ def _grid(jobs: Sequence[Job], left: float) -> Table:
         table.add_row(
             Text(job.config.arm),
             str(job.config.seed),
-            Text(job.state, style=STYLE[job.state]),
+            Text(job.state, style=STYLE.get(job.state, "red")),
             f"{step}/{steps}" if steps else "-",
             Text(phase),
             clock(job.seconds) if job.seconds else "",

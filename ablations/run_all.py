@@ -13,15 +13,17 @@ sys.path.insert(0, str(ROOT))  # ablations and reports live in the checkout, not
 
 from rich.console import Console  # noqa: E402
 
+from ablations.attempt import last_line, start  # noqa: E402
 from ablations.display import clock, watch  # noqa: E402
 from ablations.estimate import estimate_seconds  # noqa: E402
-from ablations.executors import LOG, Interrupted, Job, finished_state, last_line, run_command, run_jobs  # noqa: E402
-from ablations.lock import results_lock  # noqa: E402
+from ablations.interruption import Interrupted, interruptible  # noqa: E402
+from ablations.job import Job, take_stock  # noqa: E402
+from ablations.local_executor import default_workers, run_jobs, slots  # noqa: E402
 from ablations.studies import Planned, plan_study, study_names, study_path  # noqa: E402
 from ogp.config_files import ConfigError, to_yaml  # noqa: E402
 from ogp.results import write_atomic, write_record  # noqa: E402
-
-RUN_MEMORY = 8 << 30  # bytes a run may need; bounds how many run side by side
+from ogp.results_lock import results_lock  # noqa: E402
+from ogp.run_state import BROKEN  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,10 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name in (study_names() if options.study == ["all"] else options.study)
         ]
         jobs = _jobs(planned, options.results)
+        _take_stock(jobs, options)
         if options.dry_run:
             _show_plan(console, planned, jobs, options.workers)
             return 0
-        return _execute(console, planned, jobs, options)
+        with interruptible():
+            return _execute(console, planned, jobs, options)
     except (ConfigError, OSError) as error:
         console.print(f"error: {error}", markup=False, style="red")
         return 2
@@ -63,25 +67,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=int, default=default_workers(), help="runs side by side; cores are shared out"
     )
+    parser.add_argument("--retry-failed", action="store_true", help="also try runs again that failed before")
+    parser.add_argument(
+        "--patience", type=float, default=30.0, help="minutes without a sign of life after which a run is ended"
+    )
     return parser
 
 
-def default_workers() -> int:
-    """Runs side by side: as many as visible GPUs, or as cores and memory allow (one thread per run scales best)."""
-    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if gpus:
-        return len(gpus.split(","))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(len(os.sched_getaffinity(0)), memory // RUN_MEMORY))
-
-
 def _jobs(planned: Sequence[Planned], results: Path) -> list[Job]:
-    """One job per distinct run, over all studies; finished ones are marked as such."""
+    """One job per distinct run, over all studies."""
     configs = {identity: config for study in planned for identity, config in study.configs.items()}
-    jobs = [Job(identity, config, results / identity) for identity, config in configs.items()]
+    return [Job(identity, config, results / identity) for identity, config in configs.items()]
+
+
+def _take_stock(jobs: Sequence[Job], options: argparse.Namespace) -> None:
     for job in jobs:
-        job.state, job.message = finished_state(job.folder)
-    return jobs
+        take_stock(job, retry_failed=options.retry_failed)
 
 
 def _show_plan(console: Console, planned: Sequence[Planned], jobs: Sequence[Job], workers: int) -> None:
@@ -99,20 +100,24 @@ def _show_plan(console: Console, planned: Sequence[Planned], jobs: Sequence[Job]
 def _execute(console: Console, planned: Sequence[Planned], jobs: list[Job], options: argparse.Namespace) -> int:
     if options.workers < 1:
         raise ConfigError(f"--workers {options.workers}: give at least 1")
-    threads = max(1, len(os.sched_getaffinity(0)) // options.workers)
     options.results.mkdir(parents=True, exist_ok=True)
     with results_lock(options.results):
         for study in planned:
             write_record(options.results / f"{study.plan.study}.study.json", study.plan)
+        _take_stock(jobs, options)  # another runner may have been at work until the lock was ours
         queued = [job for job in jobs if job.state == "queued"]
         if queued:
             _prepare(console, queued, options.results)
             with watch(console, jobs, _time_left(jobs, options.workers)) as changed:
-                run_jobs(jobs, workers=options.workers, threads=threads, changed=changed)
+                run_jobs(jobs, slots(options.workers), patience=60 * options.patience, changed=changed)
     broken = [job for job in jobs if job.state != "done"]
+    if any(job.state == "queued" for job in broken):
+        console.print("runs were cut short: the same command goes on with them", style="red")
+    if any(job.state in BROKEN for job in broken):
+        console.print("runs failed: --retry-failed tries them again", style="red")
     for job in broken:
         console.print(f"{job.config.arm} seed {job.config.seed}: {job.state}: {job.message}", markup=False, style="red")
-        console.print(f"  log: {job.folder / LOG}", markup=False)
+        console.print(f"  log: {job.log}", markup=False)
     _report(console, planned, options)
     return 1 if broken else 0
 
@@ -138,7 +143,7 @@ def _prepare(console: Console, queued: Sequence[Job], results: Path) -> None:
         write_atomic(config, to_yaml(job.config))
         console.print(f"preparing {job.config.model.source}", markup=False)
         command = [sys.executable, "-m", "ogp.cli", "prepare", str(config)]
-        code = run_command(command, log, threads=len(os.sched_getaffinity(0))).wait()
+        code = start(command, log, threads=len(os.sched_getaffinity(0))).wait()
         if code:
             raise ConfigError(f"preparing {job.config.model.source} failed: {last_line(log)} (log: {log})")
 

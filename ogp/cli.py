@@ -9,12 +9,13 @@ from pathlib import Path
 
 from ogp.config import RunConfig
 from ogp.config_files import load_config, to_yaml
+from ogp.exit_codes import DIVERGED, DONE, machine_fault
 from ogp.gate.command import add_arguments as add_gate_arguments
 from ogp.gate.command import main as gate_main
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 1 the run diverged, 2 something the user has to mend, told without a traceback."""
+    """Exit code: of a run one of `ogp.exit_codes`; else 0, or 2 for something to mend, told without a traceback."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
@@ -49,6 +50,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--set", action="append", default=[], metavar="a.b=c", help="change one setting")
         if folder:
             sub.add_argument("--out", type=Path, required=True, help="folder of the run's record")
+            sub.add_argument(
+                "--halved",
+                action="store_true",
+                help="half the examples per forward pass at the same batch, for a run that did not fit into memory",
+            )
         return sub
 
     add("prepare", _prepare, "make the embedded models a run needs (once)", folder=False)
@@ -87,10 +93,18 @@ def _train(options: argparse.Namespace) -> int:
     from ogp.run import prepare, run_experiment
 
     config = _settings(options)
-    prepare(config)
-    result = run_experiment(config, options.out)
+    try:
+        prepare(config)
+        result = run_experiment(config, options.out, halved=options.halved)
+    except Exception as error:
+        fault = machine_fault(error, options.out)
+        if fault is None:
+            raise
+        code, message = fault
+        print(f"error: {message}", file=sys.stderr)
+        return code
     print(f"{result.status}: {options.out / 'result.json'} {result.message}")
-    return 0 if result.status == "done" else 1
+    return DONE if result.status == "done" else DIVERGED
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -170,6 +170,15 @@ class RunConfig(Settings):
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings, description="measurement")
     tracking: TrackingSettings = Field(default_factory=TrackingSettings, description="mirrors of the record")
 
+    def halved(self) -> RunConfig:
+        """The same run with at most half the examples per forward pass, for machines that it does not fit into."""
+        micro = self.training.micro_batch
+        smaller = max((d for d in range(1, micro // 2 + 1) if micro % d == 0), default=1)
+        training = self.training.model_copy(update={"micro_batch": smaller})
+        batch = {"batch_size": max(1, self.evaluation.batch_size // 2)}
+        evaluation = self.evaluation.model_copy(update=batch)
+        return self.model_copy(update={"training": training, "evaluation": evaluation})
+
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the outcome: no labels, no mirrors, and no training where there is none."""
         settings = self.model_dump(mode="json", exclude={"study", "arm", "tracking"})

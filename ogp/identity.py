@@ -14,7 +14,10 @@ from ogp.embedded import GGUF_SHA256, digest_of, over_refusing_folder
 
 PACKAGE = Path(__file__).parent
 # Modules that draw, parse or file things but decide no number; a change in them leaves finished runs valid.
-UNDECIDING = {"cli.py", "gate", "identity.py", "progress.py", "results.py", "tracking.py", "config_files.py"}
+UNDECIDING = {
+    *("cli.py", "exit_codes.py", "gate", "identity.py", "progress.py", "results.py", "results_lock.py", "run_state.py"),
+    *("tracking.py", "config_files.py"),
+}
 LIBRARIES = ("torch", "transformers", "peft", "lm_eval")
 
 

@@ -79,6 +79,7 @@ class RunResult(Record):
     training: TrainingSummary
     peak_memory_bytes: int
     seconds: float
+    halved: bool = False  # half the configured examples per forward pass, because the full number ran out of memory
     environment: dict[str, str]
 
     def final(self) -> Evaluation:
@@ -159,7 +160,8 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _read(path: Path, kind: type[R]) -> R:
+def load_record(path: Path, kind: type[R]) -> R:
+    """A record from its file; `RecordError` names what is wrong with it."""
     try:
         return kind.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -174,9 +176,9 @@ def _read(path: Path, kind: type[R]) -> R:
 
 def load_result(run_folder: Path) -> RunResult:
     """The finished result in `run_folder`; `RecordError` when there is none that can be trusted."""
-    return _read(run_folder / RESULT, RunResult)
+    return load_record(run_folder / RESULT, RunResult)
 
 
 def load_plan(path: Path) -> StudyPlan:
     """A study's plan from `<study>.study.json`."""
-    return _read(path, StudyPlan)
+    return load_record(path, StudyPlan)

@@ -49,18 +49,21 @@ def prepare(config: RunConfig) -> None:
         make_over_refusing()
 
 
-def run_experiment(config: RunConfig, folder: Path) -> RunResult:
+def run_experiment(config: RunConfig, folder: Path, *, halved: bool = False) -> RunResult:
     """Train, evaluate and record one run in `folder`; `result.json` is written last and marks the run as finished.
+
+    `halved` executes it with half the examples per forward pass; the run stays the same one, and its record says so.
 
     Errors: `ModelError`, `DataError`, `ConfigError` for what the user has to mend; a diverged run is a result
     with `status: diverged`, not an error.
     """
     started = time.monotonic()
+    planned, config = config, config.halved() if halved else config
     folder.mkdir(parents=True, exist_ok=True)
     progress = Progress(folder, config.training.steps)
     progress.beat()
     find_judge(config.evaluation.judge)  # a misspelt judge is found before training, not after
-    write_atomic(folder / CONFIG, to_yaml(config))
+    write_atomic(folder / CONFIG, to_yaml(planned))
     torch.manual_seed(config.seed)
     model, tokenizer = load_model(config.model)
     examples = encode(tokenizer, _training_pairs(config), config.data.max_tokens) if config.training.steps else []
@@ -85,19 +88,20 @@ def run_experiment(config: RunConfig, folder: Path) -> RunResult:
     write_lines(folder / ITEMS, measured.items)
     final = Evaluation(step=config.training.steps, split=config.evaluation.split, final=True, metrics=measured.metrics)
     result = RunResult(
-        run_id=run_id(config),
+        run_id=run_id(planned),
         study=config.study,
         arm=config.arm,
         seed=config.seed,
         status=status,
         message=message,
-        config=config.model_dump(mode="json"),
+        config=planned.model_dump(mode="json"),
         judge=find_judge(config.evaluation.judge).label,
         decoding=f"greedy, at most {config.evaluation.max_new_tokens} new tokens",
         evaluations=(*record.evaluations, final) if measured.metrics else tuple(record.evaluations),
         training=record.summary(),
         peak_memory_bytes=_peak_memory(),
         seconds=time.monotonic() - started,
+        halved=halved,
         environment=environment(),
     )
     write_record(folder / RESULT, result)
@@ -151,6 +155,9 @@ def _train(
         callbacks=[record],
     )
     trainer.train(resume_from_checkpoint=_newest_checkpoint(folder / CHECKPOINTS))
+    reached = trainer.state.global_step
+    if reached != config.training.steps:
+        raise RuntimeError(f"training returned after {reached} of {config.training.steps} steps: the run is not done")
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # three times the model's size, and of no more use
 
 

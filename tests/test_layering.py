@@ -11,12 +11,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 EVALUATION = {"evaluation", "config", "data", "results", "embedded", "models"}
-FOUNDATION = {"config", "config_files", "results", "identity", "embedded", "progress"}
+FOUNDATION = {
+    *("config", "config_files", "results", "identity", "embedded", "progress"),
+    *("exit_codes", "run_state", "results_lock"),
+}
 ALLOWED = {
     "config": set(),
     "rules": set(),
     "results": set(),
     "progress": set(),
+    "exit_codes": set(),
+    "run_state": {"results"},
+    "results_lock": {"config_files"},
     "objectives": set(),
     "learning_rates": set(),
     "config_files": {"config"},
