@@ -143,17 +143,6 @@ def kernel_kills() -> int | None:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
 
 
-def last_line(log: Path) -> str:
-    """The last line with text in a log, shortened."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 20_000))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return "no log"
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "empty log")
-
-
 def _die_with(parent: int) -> None:
     assert _LIBC is not None
     _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablations.attempt import Ended, last_line
+from ablations.attempt import Ended
 from ogp.config import RunConfig
 from ogp.config_files import to_yaml
 from ogp.exit_codes import DISK_FULL, OUT_OF_MEMORY
-from ogp.progress import STATE
+from ogp.progress import LOG, STATE, last_line
 from ogp.results import CONFIG, RESULT, write_atomic
 from ogp.run_state import BROKEN, FINISHED, RunStatus, State, read_status, write_status
 
-LOG = "run.log"
 CHECKPOINTS = "checkpoints"
 
 

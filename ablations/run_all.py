@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))  # ablations and reports live in the checkout, not
 
 from rich.console import Console  # noqa: E402
 
-from ablations.attempt import last_line, start  # noqa: E402
+from ablations.attempt import start  # noqa: E402
 from ablations.display import clock, watch  # noqa: E402
 from ablations.estimate import estimate_seconds  # noqa: E402
 from ablations.interruption import Interrupted, interruptible  # noqa: E402
@@ -21,6 +21,7 @@ from ablations.job import Job, take_stock  # noqa: E402
 from ablations.local_executor import default_workers, run_jobs, slots  # noqa: E402
 from ablations.studies import Planned, plan_study, study_names, study_path  # noqa: E402
 from ogp.config_files import ConfigError, to_yaml  # noqa: E402
+from ogp.progress import last_line  # noqa: E402
 from ogp.results import write_atomic, write_record  # noqa: E402
 from ogp.results_lock import results_lock  # noqa: E402
 from ogp.run_state import BROKEN  # noqa: E402

@@ -1,4 +1,4 @@
-"""The `ogp` command: prepare, train, evaluate, config, gate, judge, rejudge. Thin: a command calls one function."""
+"""The `ogp` command. Thin: a command calls one function."""
 
 from __future__ import annotations
 
@@ -75,6 +75,17 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--prompt-column", help="column that holds the prompt, where there is one")
     judge.add_argument("--judge", nargs="+", default=["ogp"], help="judges by name; several show their disagreement")
     judge.add_argument("--out", type=Path, required=True, help="file to write, with the verdicts beside the rows")
+    status = commands.add_parser("status", help="where the runs of a results folder stand")
+    status.set_defaults(command=_status)
+    status.add_argument("results", type=Path, help="the folder given as --results")
+    logs = commands.add_parser("logs", help="what a run printed")
+    logs.set_defaults(command=_logs)
+    logs.add_argument("run", type=Path, help="the run's folder, or the beginning of its name")
+    logs.add_argument("--lines", type=int, default=50, help="how many of the last lines")
+    clean = commands.add_parser("clean", help="delete the folders of incomplete runs, after asking")
+    clean.set_defaults(command=_clean)
+    clean.add_argument("results", type=Path, help="the folder given as --results")
+    clean.add_argument("--yes", action="store_true", help="do not ask")
     return parser
 
 
@@ -145,6 +156,33 @@ def _rejudge(options: argparse.Namespace) -> int:
 
     for line in rejudge(options.results, options.judge):
         print(line)
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ogp.status import show_status
+
+    show_status(Console(soft_wrap=True, highlight=False), options.results)
+    return 0
+
+
+def _logs(options: argparse.Namespace) -> int:
+    from ogp.status import read_log
+
+    print(read_log(options.run, options.lines))
+    return 0
+
+
+def _clean(options: argparse.Namespace) -> int:
+    from ogp.clean import clean
+
+    def sure(question: str) -> bool:
+        print(question)
+        return options.yes or (sys.stdin.isatty() and input("[y/N] ").strip().lower() in ("y", "yes"))
+
+    print(f"{clean(options.results, sure)} runs deleted")
     return 0
 
 

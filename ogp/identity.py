@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent
 # Modules that draw, parse or file things but decide no number; a change in them leaves finished runs valid.
 UNDECIDING = {
     *("cli.py", "exit_codes.py", "gate", "identity.py", "progress.py", "results.py", "results_lock.py", "run_state.py"),
-    *("tracking.py", "config_files.py"),
+    *("tracking.py", "config_files.py", "status.py", "clean.py"),
 }
 LIBRARIES = ("torch", "transformers", "peft", "lm_eval")
 

@@ -1,4 +1,4 @@
-"""A run's sign of life: `state.json`, rewritten at every phase and step, read by whoever watches the run."""
+"""A run's signs of life: `state.json`, rewritten at every phase and step, and its log, read by whoever watches it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 STATE = "state.json"
+LOG = "run.log"
 
 
 class Progress:
@@ -39,3 +40,14 @@ def read_state(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return state if isinstance(state, dict) else {}
+
+
+def last_line(log: Path) -> str:
+    """The last line with text in a log, shortened."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 20_000))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return "no log"
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "empty log")

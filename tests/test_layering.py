@@ -23,6 +23,8 @@ ALLOWED = {
     "exit_codes": set(),
     "run_state": {"results"},
     "results_lock": {"config_files"},
+    "status": {"progress", "results", "results_lock", "run_state"},
+    "clean": {"results_lock", "run_state"},
     "objectives": set(),
     "learning_rates": set(),
     "config_files": {"config"},
