@@ -135,6 +135,9 @@ class EvaluationSettings(Settings):
     ordinary: int = Field(60, ge=0, description="ordinary prompts judged at the end")
     max_new_tokens: int = Field(48, ge=1, description="longest greedy reply; the truncated share is reported")
     batch_size: int = Field(32, ge=1, description="prompts, replies or items in one forward pass")
+    order_seed: int | None = Field(
+        None, ge=0, description="batch prompts in this random order instead of by length: a re-run for the noise floor"
+    )
     judge: str = Field("ogp", min_length=1, description="name of the refusal judge")
     tasks: tuple[str, ...] = Field(
         ("ogp_facts", "ogp_grammar", "ogp_reading", "ogp_reasoning", "ogp_completion"),
@@ -148,6 +151,9 @@ class EvaluationSettings(Settings):
     base: str | None = Field(None, description="model the drift is measured from; null is the starting model")
     curve_steps: tuple[int, ...] = Field((), description="steps with a small evaluation on the way (iso-comparison)")
     curve_prompts: int = Field(16, ge=1, description="prompts per side in the evaluations on the way")
+    curve_drift_prompts: int = Field(
+        8, ge=0, description="of drift_prompts, those whose base-model replies carry KL from base on the way"
+    )
 
 
 class TrackingSettings(Settings):

@@ -70,7 +70,7 @@ def run_experiment(config: RunConfig, folder: Path, *, halved: bool = False) -> 
     progress.at("base replies")
     base = _base_replies(config, model, tokenizer)
 
-    record = TrainingRecord(config, folder, progress, tokenizer)
+    record = TrainingRecord(config, folder, progress, tokenizer, base)
     status, message = "done", ""
     try:
         if examples:
@@ -135,7 +135,6 @@ def _base_replies(config: RunConfig, model: Any, tokenizer: Any) -> BaseReplies 
         tokenizer,
         prompts,
         max_new_tokens=settings.max_new_tokens,
-        batch_size=settings.batch_size,
         cache=cache_dir() / "base-replies",
         model_key=f"{model_key(source)} {config.model.dtype} {torch.get_num_threads()} threads",
     )
@@ -185,13 +184,18 @@ def _final(
         metrics, items = measure.capability_metrics(model, tokenizer, settings)
     progress.at("drift")
     if base is not None:
-        metrics |= measure.drift_metrics(model, base, settings.batch_size)
+        metrics |= measure.drift_metrics(model, base, settings)
     held_out = [
         Pair(row.prompt, row.answer or "") for row in load_prompts("look_alikes", "select", settings.validation_pairs)
     ]
     if held_out:
         metrics["validation_loss"] = measure.validation_loss(
-            model, tokenizer, held_out, batch_size=settings.batch_size, max_tokens=config.data.max_tokens
+            model,
+            tokenizer,
+            held_out,
+            batch_size=settings.batch_size,
+            max_tokens=config.data.max_tokens,
+            order_seed=settings.order_seed,
         )
     judged = measure.judge_completions(rows, settings.judge)
     return measure.Measured(measure.refusal_metrics(judged) | metrics, judged, items)

@@ -17,6 +17,7 @@ from ogp.config import RunConfig
 from ogp.data import SIDES
 from ogp.embedded import write_manifest
 from ogp.evaluation import measure
+from ogp.evaluation.drift import BaseReplies
 from ogp.progress import Progress
 from ogp.results import TRAIN_LOG, Evaluation, Metric, TrainingSummary, read_lines, write_lines
 from ogp.tracking import Mirror
@@ -31,8 +32,10 @@ class TrainingRecord(TrainerCallback):
     and the diagnostics under the names they have in `train.jsonl`.
     """
 
-    def __init__(self, config: RunConfig, folder: Path, progress: Progress, tokenizer: Any) -> None:
-        self._config, self._progress, self._tokenizer = config, progress, tokenizer
+    def __init__(
+        self, config: RunConfig, folder: Path, progress: Progress, tokenizer: Any, base: BaseReplies | None
+    ) -> None:
+        self._config, self._progress, self._tokenizer, self._base = config, progress, tokenizer, base
         self._mirror = Mirror(config, folder)
         self._path, self._curve = folder / TRAIN_LOG, folder / CURVE
         self._began = self._aside = 0.0
@@ -79,7 +82,7 @@ class TrainingRecord(TrainerCallback):
         write_manifest(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """The small evaluation on both sides where the settings ask for one; its time is not training time."""
+        """The small evaluation the settings ask for here: both sides, KL from base; its time is not training time."""
         if state.global_step not in self._config.evaluation.curve_steps or state.global_step == state.max_steps:
             return
         began, settings = time.monotonic(), self._config.evaluation
@@ -94,6 +97,8 @@ class TrainingRecord(TrainerCallback):
         )
         judged = measure.judge_completions(rows, settings.judge)
         metrics = measure.refusal_metrics(judged)
+        if self._base is not None:
+            metrics |= measure.curve_drift(model, self._base, settings)
         evaluation = Evaluation(step=state.global_step, split=settings.split, final=False, metrics=metrics)
         completions = [{"step": state.global_step, "final": False, **row} for row in judged]
         self.evaluations.append(evaluation)

@@ -61,9 +61,14 @@ def test_the_record_is_whole(finished: tuple[Path, RunResult]) -> None:
         assert metrics[name].n > 0
     assert metrics["refusal_rate"].n == 3
     assert metrics["capability/ogp_grammar"].n == 4
+    grammar = metrics["capability/ogp_grammar"].value  # two choices, so guessing is half right
+    assert metrics["centered_accuracy/ogp_grammar"].value == pytest.approx(2 * grammar - 1)
     assert metrics["kl_from_base"].value > 1e-6, "training moved the model"
     assert [row["step"] for row in read_lines(folder / TRAIN_LOG)] == [1, 2, 3, 4]
     assert [(e.step, e.final) for e in result.evaluations] == [(2, False), (4, True)]
+    on_the_way, end = (evaluation.metrics["curve_kl"] for evaluation in result.evaluations)
+    assert 0 < on_the_way.value < end.value, "the model goes on moving away"
+    assert on_the_way.n == end.n
     assert len(list(read_lines(folder / ITEMS))) == 4
     assert result.judge.startswith("ogp (")
     assert result.training.steps == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,6 +25,17 @@ class Completion:
     truncated: bool
 
 
+def in_batches(lengths: Sequence[int], size: int, order_seed: int | None = None) -> list[list[int]]:
+    """Indices in batches of `size`: of similar length, which wastes least, or in a random order drawn from a seed.
+
+    Sums in other batches round differently: what that alone changes is the noise floor of a figure.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    if order_seed is not None:
+        random.Random(order_seed).shuffle(order)
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -31,16 +43,16 @@ def generate(
     *,
     max_new_tokens: int,
     batch_size: int,
+    order_seed: int | None = None,
     heartbeat: Callable[[], None] = lambda: None,
 ) -> list[Completion]:
-    """Greedy replies in the order of `prompts`; batches hold prompts of similar length. Keeps the training mode.
+    """Greedy replies in the order of `prompts`; batches are those of `in_batches`. Keeps the training mode.
 
     The tokens that all prompts begin with, such as a system turn, are read once and their keys and values shared.
     """
     import torch
 
     rows = [tokenizer.encode(chat_prompt(tokenizer, prompt.prompt), add_special_tokens=False) for prompt in prompts]
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     found: dict[int, Completion] = {}
     was_training = model.training
     model.eval()
@@ -49,8 +61,7 @@ def generate(
             shared = _shared_length(model, rows)
             prefix = torch.tensor([rows[0][:shared]], device=model.device) if shared else None
             read = model(input_ids=prefix, use_cache=True).past_key_values if shared else None
-            for start in range(0, len(order), batch_size):
-                chunk = order[start : start + batch_size]
+            for chunk in in_batches([len(row) for row in rows], batch_size, order_seed):
                 ids, mask = _padded([rows[i] for i in chunk], shared, tokenizer.pad_token_id)
                 cache = copy.deepcopy(read)
                 if cache is not None:

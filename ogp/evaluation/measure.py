@@ -10,8 +10,8 @@ import numpy as np
 
 from ogp.config import EvaluationSettings
 from ogp.data import SIDES, Pair, encode, load_prompts
-from ogp.evaluation.completions import generate
-from ogp.evaluation.drift import BaseReplies, measure_drift
+from ogp.evaluation.completions import generate, in_batches
+from ogp.evaluation.drift import BaseReplies, Drift, measure_drift
 from ogp.evaluation.judges import find_judge
 from ogp.results import Metric
 
@@ -23,6 +23,7 @@ REFUSAL_METRIC = {
     "harmful": "refusal_rate",
     "ordinary": "ordinary_refusal_rate",
 }
+KL_POSITIONS = ((1, 1), (2, 4), (5, 16), (17, None))  # first and last token of a reply; the first decides most refusals
 
 
 @dataclass
@@ -51,6 +52,7 @@ def complete_sides(
         [prompt for _, prompt in chosen],
         max_new_tokens=settings.max_new_tokens,
         batch_size=settings.batch_size,
+        order_seed=settings.order_seed,
         heartbeat=heartbeat,
     )
     return [
@@ -95,19 +97,42 @@ def refusal_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, Metric]:
     return metrics
 
 
-def drift_metrics(model: PreTrainedModel, base: BaseReplies, batch_size: int) -> dict[str, Metric]:
-    """`kl_from_base` and `own_nll`: token means over the base's replies; the standard error is over replies."""
-    drift = measure_drift(model, base, batch_size=batch_size)
-    return {
-        name: _token_mean(values, drift.reply) for name, values in (("kl_from_base", drift.kl), ("own_nll", drift.nll))
-    }
+def drift_metrics(model: PreTrainedModel, base: BaseReplies, settings: EvaluationSettings) -> dict[str, Metric]:
+    """Token means over the base's replies; standard errors are over replies.
+
+    `kl_from_base` and `own_nll` over all tokens, `kl_from_base/<positions>` by the token's place in the reply, and
+    `curve_kl` over the replies that `curve_drift` reads, so that a curve and its end rest on the same prompts.
+    """
+    drift = measure_drift(model, base, batch_size=settings.batch_size, order_seed=settings.order_seed)
+    found = {"kl_from_base": _token_mean(drift.kl, drift.reply), "own_nll": _token_mean(drift.nll, drift.reply)}
+    for first, last in KL_POSITIONS:
+        within = (drift.position + 1 >= first) & (drift.position < (last or np.inf))
+        if within.any():
+            name = f"{first}+" if last is None else str(first) if first == last else f"{first}-{last}"
+            found[f"kl_from_base/{name}"] = _token_mean(drift.kl[within], drift.reply[within])
+    return found | _curve_kl(drift, settings.curve_drift_prompts)
+
+
+def curve_drift(model: PreTrainedModel, base: BaseReplies, settings: EvaluationSettings) -> dict[str, Metric]:
+    """`curve_kl`: KL from base on the first `curve_drift_prompts` replies only, cheap enough to take on the way."""
+    few = base.first(settings.curve_drift_prompts)
+    if not few.rows:
+        return {}
+    drift = measure_drift(model, few, batch_size=settings.batch_size, order_seed=settings.order_seed)
+    return _curve_kl(drift, len(few.rows))
+
+
+def _curve_kl(drift: Drift, replies: int) -> dict[str, Metric]:
+    few = drift.reply < replies
+    return {"curve_kl": _token_mean(drift.kl[few], drift.reply[few])} if few.any() else {}
 
 
 def _token_mean(values: np.ndarray, group: np.ndarray) -> Metric:
     """Mean over tokens; standard error over groups of tokens (ratio estimator), since tokens of a reply are alike."""
     if not np.isfinite(values).all():
         raise FloatingPointError("non-finite log-probabilities: the model's weights are broken")
-    mean, groups = float(values.mean()), int(group.max()) + 1
+    names, group = np.unique(group, return_inverse=True)
+    mean, groups = float(values.mean()), len(names)
     residuals = np.bincount(group, weights=values - mean)
     stderr = float(np.sqrt((residuals**2).sum() * groups / max(groups - 1, 1)) / len(values))
     return Metric(value=mean, n=len(values), stderr=stderr if groups > 1 else None)
@@ -120,6 +145,7 @@ def validation_loss(
     *,
     batch_size: int,
     max_tokens: int,
+    order_seed: int | None = None,
 ) -> Metric:
     """Mean cross-entropy per answer token on held-out pairs, in nats."""
     import torch
@@ -129,8 +155,8 @@ def validation_loss(
     was_training = model.training
     model.eval()
     try:
-        for start in range(0, len(examples), batch_size):
-            chunk = examples[start : start + batch_size]
+        for indices in in_batches([len(example["input_ids"]) for example in examples], batch_size, order_seed):
+            chunk = [examples[i] for i in indices]
             width = max(len(example["input_ids"]) for example in chunk)
             ids = torch.zeros(len(chunk), width, dtype=torch.long)
             mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
@@ -145,7 +171,7 @@ def validation_loss(
                     logits[carried].float(), labels[:, 1:].to(model.device)[carried], reduction="none"
                 )
             losses.append(loss.double().cpu().numpy())
-            group.append(start + carried.cpu().nonzero()[:, 0].numpy())
+            group.append(np.array(indices)[carried.cpu().nonzero()[:, 0].numpy()])
     finally:
         model.train(was_training)
     return _token_mean(np.concatenate(losses), np.concatenate(group))
@@ -154,13 +180,20 @@ def validation_loss(
 def capability_metrics(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: EvaluationSettings
 ) -> tuple[dict[str, Metric], list[dict[str, Any]]]:
-    """`capability/<task>` for every task, and the score of every item (paired tests need them)."""
-    from ogp.evaluation.capability import evaluate_capability
+    """`capability/<task>` for every task, and the score of every item (paired tests need them).
+
+    `centered_accuracy/<task>` is the same with guessing at 0: tasks of two and of four choices can be averaged.
+    """
+    from ogp.evaluation.capability import centered, evaluate_capability
 
     scores = evaluate_capability(
         model, tokenizer, settings.tasks, batch_size=settings.batch_size, limit=settings.task_limit
     )
     metrics = {f"capability/{s.task}": Metric(value=s.value, n=s.n, stderr=s.stderr) for s in scores}
+    for s in scores:
+        error = None if s.stderr is None else s.stderr / (1 - s.chance)
+        value = centered(s.value, s.chance)
+        metrics[f"centered_accuracy/{s.task}"] = Metric(value=value, n=s.n, stderr=error)
     items = [
         {"task": s.task, "metric": s.metric, "item": item, "score": score}
         for s in scores

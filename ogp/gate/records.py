@@ -30,7 +30,7 @@ TOKEN_MEANS = {"kl_from_base": "drift_prompts", "own_nll": "drift_prompts", "val
 REFUSING = ("partial_refusal", "full_refusal")
 REPLIES = ("full_compliance", *REFUSING, "incoherent")
 # Settings without effect on the full evaluation, or compared as the record says (judge, split) or resolved (base).
-APART = {"judge", "curve_steps", "curve_prompts", "base", "split"}
+APART = {"judge", "curve_steps", "curve_prompts", "curve_drift_prompts", "base", "split"}
 
 
 @dataclass(frozen=True)
@@ -131,16 +131,17 @@ def _check_metric(run: MeasuredRun, name: str) -> None:
 
 
 def differences_in_measuring(
-    baseline: MeasuredRun, other: MeasuredRun, names: Collection[str], *, batch_size: bool = True
+    baseline: MeasuredRun, other: MeasuredRun, names: Collection[str], *, batches: bool = True
 ) -> list[str]:
     """Reasons why figures of two runs must not be compared; empty when they may be.
 
-    `names` are the metrics compared; `batch_size` is False for re-runs of the baseline that measure its noise.
+    `names` are the metrics compared; `batches` is False for re-runs of the baseline that measure its noise.
     """
     ours, theirs = (_measuring(run, names) for run in (baseline, other))
-    if not batch_size:
-        ours.pop("evaluation.batch_size", None)
-        theirs.pop("evaluation.batch_size", None)
+    if not batches:
+        for key in ("evaluation.batch_size", "evaluation.order_seed"):
+            ours.pop(key, None)
+            theirs.pop(key, None)
     found = [
         f"`{key}` is {theirs.get(key)!r} in {other.folder.name} and {ours.get(key)!r} in the baseline "
         f"{baseline.folder.name}: measure both in the same way"

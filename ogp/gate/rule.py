@@ -163,7 +163,7 @@ def _obstacles(
     """Reasons why these runs do not answer the question."""
     problems = differences_in_measuring(before, after, names)
     for rerun in reruns:
-        problems += differences_in_measuring(before, rerun, names, batch_size=False)
+        problems += differences_in_measuring(before, rerun, names, batches=False)
         if model_settings(rerun) != model_settings(before):
             problems.append(f"{rerun.folder}: `--floor` takes the baseline's model again, but its settings differ")
     return problems

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from ogp.config import ModelSettings
+from ogp.config import EvaluationSettings, ModelSettings
 from ogp.data import Pair, Prompt, chat_prompt, encode
-from ogp.evaluation.completions import generate
+from ogp.evaluation.completions import generate, in_batches
 from ogp.evaluation.drift import base_replies, measure_drift
-from ogp.evaluation.measure import _token_mean, validation_loss
+from ogp.evaluation.measure import _token_mean, curve_drift, drift_metrics, validation_loss
 from ogp.models import load_model
 
 PROMPTS = [
@@ -39,10 +39,10 @@ def one_by_one(model, tokenizer, text: str, steps: int) -> tuple[list[int], bool
     return found, True
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_replies_are_greedy_whatever_the_batch(loaded, batch_size: int) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(("batch_size", "order_seed"), [(1, None), (3, None), (8, None), (3, 0), (3, 1), (8, 2)])
+def test_replies_are_greedy_whatever_the_batch_and_order(loaded, batch_size: int, order_seed: int | None) -> None:  # type: ignore[no-untyped-def]
     model, tokenizer = loaded
-    replies = generate(model, tokenizer, PROMPTS, max_new_tokens=6, batch_size=batch_size)
+    replies = generate(model, tokenizer, PROMPTS, max_new_tokens=6, batch_size=batch_size, order_seed=order_seed)
     assert [reply.prompt for reply in replies] == PROMPTS
     for reply in replies:
         expected, truncated = one_by_one(model, tokenizer, chat_prompt(tokenizer, reply.prompt.prompt), 6)
@@ -73,7 +73,7 @@ def test_generation_keeps_the_training_mode(loaded) -> None:  # type: ignore[no-
 
 def test_drift_is_zero_at_home_and_right_elsewhere(loaded, tiny_folder: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     model, tokenizer = loaded
-    options = {"max_new_tokens": 5, "batch_size": 3, "cache": tmp_path, "model_key": "tiny"}
+    options = {"max_new_tokens": 5, "cache": tmp_path, "model_key": "tiny"}
     base = base_replies(model, tokenizer, PROMPTS, **options)
     assert np.abs(measure_drift(model, base, batch_size=2).kl).max() < 1e-6
 
@@ -81,7 +81,7 @@ def test_drift_is_zero_at_home_and_right_elsewhere(loaded, tiny_folder: Path, tm
     with torch.no_grad():
         for parameter in moved.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    drift = measure_drift(moved, base, batch_size=2)
+    drift = measure_drift(moved, base, batch_size=2, order_seed=5)
     expected_kl, expected_nll = [], []
     for prompt, reply in base.rows:
         for position, token in enumerate(reply):
@@ -96,9 +96,59 @@ def test_drift_is_zero_at_home_and_right_elsewhere(loaded, tiny_folder: Path, tm
     assert len(drift.kl) == len(drift.reply) == len(drift.position) == sum(len(reply) for _, reply in base.rows)
 
 
+def test_batches_hold_everything_once_and_their_order_is_of_the_seed() -> None:
+    lengths = [5, 1, 9, 1, 7, 3, 2]
+    by_length = in_batches(lengths, 3)
+    assert [lengths[i] for batch in by_length for i in batch] == sorted(lengths)
+    shuffled = [in_batches(lengths, 3, seed) for seed in range(5)]
+    for batches in (by_length, *shuffled):
+        assert [len(batch) for batch in batches] == [3, 3, 1]
+        assert sorted(i for batch in batches for i in batch) == list(range(7))
+    assert in_batches(lengths, 3, 4) == shuffled[4]
+    assert len({str(batches) for batches in shuffled}) == 5
+    assert in_batches([], 3) == []
+
+
+def test_drift_by_position_adds_up_and_the_curve_reads_the_same_replies_as_the_end(  # type: ignore[no-untyped-def]
+    loaded, tiny_folder: Path, tmp_path: Path
+) -> None:
+    model, tokenizer = loaded
+    base = base_replies(model, tokenizer, PROMPTS, max_new_tokens=20, cache=tmp_path, model_key="tiny")
+    moved, _ = load_model(ModelSettings(source=str(tiny_folder)))
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    settings = EvaluationSettings(batch_size=3, curve_drift_prompts=2)
+    found = drift_metrics(moved, base, settings)
+    buckets = {name: metric for name, metric in found.items() if name.startswith("kl_from_base/")}
+    assert [name.split("/")[1] for name in buckets] == ["1", "2-4", "5-16", "17+"]
+    lengths = [len(reply) for _, reply in base.rows]
+    assert buckets["kl_from_base/1"].n == len(lengths)
+    assert buckets["kl_from_base/5-16"].n == sum(min(max(length - 4, 0), 12) for length in lengths)
+    whole = found["kl_from_base"]
+    assert sum(metric.n for metric in buckets.values()) == whole.n
+    assert sum(metric.n * metric.value for metric in buckets.values()) == pytest.approx(whole.n * whole.value)
+
+    assert found["curve_kl"].n == sum(lengths[:2])
+    on_the_way = curve_drift(moved, base, settings)["curve_kl"]
+    assert on_the_way.n == found["curve_kl"].n
+    assert on_the_way.value == pytest.approx(found["curve_kl"].value, rel=1e-4)
+    assert curve_drift(moved, base, settings.model_copy(update={"curve_drift_prompts": 0})) == {}
+
+
+def test_the_cached_replies_are_the_same_whichever_run_made_them(loaded, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Another batch size or order is not asked for: the first run of a study must not decide the others' zero."""
+    model, tokenizer = loaded
+    base = base_replies(model, tokenizer, PROMPTS, max_new_tokens=4, cache=tmp_path, model_key="tiny")
+    settings = EvaluationSettings(batch_size=2, order_seed=1, curve_drift_prompts=0)
+    floor = drift_metrics(model, base, settings)
+    assert abs(floor["kl_from_base"].value) < 1e-6
+    assert "curve_kl" not in floor
+
+
 def test_base_replies_come_from_the_cache_and_a_torn_cache_is_rebuilt(loaded, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     model, tokenizer = loaded
-    options = {"max_new_tokens": 4, "batch_size": 4, "cache": tmp_path, "model_key": "tiny"}
+    options = {"max_new_tokens": 4, "cache": tmp_path, "model_key": "tiny"}
     first = base_replies(model, tokenizer, PROMPTS, **options)
     (folder,) = tmp_path.iterdir()
     file = folder / "log_probs.npy"
@@ -120,7 +170,7 @@ def test_validation_loss_is_the_mean_over_answer_tokens(loaded) -> None:  # type
         with torch.no_grad():
             log_p = model(input_ids=ids).logits[0].log_softmax(-1)
         losses += [-float(log_p[t - 1, label]) for t, label in enumerate(labels) if label != -100]
-    metric = validation_loss(model, tokenizer, pairs, batch_size=2, max_tokens=256)
+    metric = validation_loss(model, tokenizer, pairs, batch_size=2, max_tokens=256, order_seed=3)
     assert metric.n == len(losses)
     assert metric.value == pytest.approx(np.mean(losses), rel=1e-5)
 
