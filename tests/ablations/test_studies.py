@@ -26,7 +26,7 @@ def test_core_study_holds_the_arms_it_promises() -> None:
     arms = {run.arm: planned.configs[run.run_id] for run in planned.plan.runs if not run.reference}
     methods = {name: config.method for name, config in arms.items()}
     assert len(arms) >= 12
-    assert [run.arm for run in planned.plan.runs if run.reference] == ["original", "base"]
+    assert [run.arm for run in planned.plan.runs if run.reference] == ["original", "base", "base-again"]
     assert len({m.w_opposed for m in methods.values() if m.rule == "difference"}) == 3
     assert {m.w_opposed for m in methods.values() if m.rule == "orthogonal" and m.when == "always"} == {0.5, 1.0, 2.0}
     assert {m.when for m in methods.values() if m.rule == "orthogonal"} == {"always", "aligned", "conflicting"}
