@@ -4,7 +4,7 @@ export HF_HUB_OFFLINE ?= 1
 export MPLBACKEND = Agg
 READY = .venv/.ready
 
-.PHONY: setup ablations smoke test test-all lint bench bench-check
+.PHONY: setup ablations smoke test test-all lint audit bench bench-check
 
 setup: $(READY)
 
@@ -32,6 +32,12 @@ lint: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# In an environment of its own: an auditor's dependencies are none of ours. `--no-deps`: the lock names them all.
+audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip
 
 bench: $(READY)
 	.venv/bin/python -m benchmarks.record

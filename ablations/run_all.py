@@ -22,6 +22,7 @@ from ablations.local_executor import default_workers, run_jobs, slots  # noqa: E
 from ablations.studies import Planned, plan_study, study_names, study_path  # noqa: E402
 from ogp.config_files import ConfigError, to_yaml  # noqa: E402
 from ogp.progress import last_line  # noqa: E402
+from ogp.redaction import guard_output  # noqa: E402
 from ogp.results import write_atomic, write_record  # noqa: E402
 from ogp.results_lock import results_lock  # noqa: E402
 from ogp.run_state import BROKEN  # noqa: E402
@@ -29,6 +30,7 @@ from ogp.run_state import BROKEN  # noqa: E402
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 everything finished, 1 a run failed or diverged, 2 settings to mend, 130 interrupted."""
+    guard_output()
     options = _parser().parse_args(arguments)
     console = Console(soft_wrap=True, highlight=False)
     try:

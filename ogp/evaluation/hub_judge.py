@@ -29,7 +29,14 @@ def _load(model: str, revision: str | None) -> tuple[Any, dict[str, Reply]]:
     from transformers import pipeline
 
     try:
-        classifier = pipeline("text-classification", model=model, revision=revision, device="cpu")
+        classifier = pipeline(
+            "text-classification",
+            model=model,
+            revision=revision,
+            device="cpu",
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
     except (OSError, ValueError) as error:
         raise ValueError(
             f"`judge`: the classifier {model!r} cannot be loaded ({error}); give a folder, or a hub id that is cached"
