@@ -43,9 +43,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that `_Loader` would read as something else."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
 
 
 def parse_yaml(text: str, origin: str) -> Any:
@@ -189,5 +194,5 @@ def _lines(config: BaseModel, indent: str, described: bool) -> Iterable[str]:
             yield from _lines(value, indent + "  ", described)
         else:
             plain = list(value) if isinstance(value, tuple) else value
-            text = yaml.safe_dump(redacted(plain), default_flow_style=True, width=10**6)
+            text = yaml.dump(redacted(plain), Dumper=_Dumper, default_flow_style=True, width=10**6)
             yield f"{indent}{name}: {text.split(chr(10))[0]}"

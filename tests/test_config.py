@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ogp.cli import main
@@ -104,6 +104,7 @@ def test_base_yaml_is_every_field_at_its_default_with_its_description() -> None:
     assert validate(RunConfig, read_yaml(BASE), "base.yaml") == RunConfig()
 
 
+@example(steps=1, rate=1e-5, text="1e100", curve=[])
 @given(
     steps=st.integers(0, 10**6),
     rate=st.floats(1e-12, 1.0),
