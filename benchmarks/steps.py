@@ -29,6 +29,8 @@ INPUTS = ("input_ids", "attention_mask")
 Step = Callable[[], float]
 SetUp = Callable[[Workload, Path], Step]
 
+NEED_TORCHJD = {"full": ("torchjd_pcgrad", "torchjd_orthogonal")}
+"""Steps of benchmarks/torchjd_steps.py, by workload."""
 NOISE = 1e-4
 GUARD = 1e-9
 """Squared norm of the opposed gradient at or below which the original does not project."""
@@ -36,12 +38,16 @@ GUARD = 1e-9
 
 def sft(workload: Workload, cache: Path) -> Step:
     """Stock transformers supervised fine-tuning, the denominator: padded batch, the model's own loss."""
-    model, batches = workload.model, stock_batches(workload)
+    model, parts = workload.model, workload.micro_batches
+    steps = cycle([[stock_batch(part, workload.pad_id) for part in workload.parts(b)] for b in workload.batches])
 
     def step() -> float:
-        loss = model(**next(batches), use_cache=False).loss
-        loss.backward()
-        return finish(workload, loss)
+        total = torch.zeros(())
+        for batch in next(steps):
+            loss = model(**batch, use_cache=False).loss / parts
+            loss.backward()
+            total += loss.detach()
+        return finish(workload, total)
 
     return step
 
@@ -73,16 +79,17 @@ def dual(workload: Workload, cache: Path, *, update_cosine: bool = False) -> Ste
     pair = GradientPair(parameters, [0] * len(parameters))
     engine = DualEngine(model, pair, opposed=True, kl_direction="forward")
     engine.load_teacher(model, workload.examples, positions, cache)
-    batches = cycle([collate(examples) for examples in workload.batches])
+    steps = cycle([[collate(part) for part in workload.parts(examples)] for examples in workload.batches])
 
     def backward(loss: Tensor, *, retain_graph: bool, last: bool) -> None:
         loss.backward(retain_graph=retain_graph)
 
     def step() -> float:
-        batch = next(batches)
-        counts = TokenCounts(int((batch["targets"] != IGNORE).sum()), len(batch["targets"]))
+        batches = next(steps)
+        targets = torch.cat([batch["targets"] for batch in batches])
+        counts = TokenCounts(int((targets != IGNORE).sum()), len(targets))
         with engine.installed():
-            losses = engine.accumulate(model, batch, counts, backward)
+            losses = [engine.accumulate(model, batch, counts, backward).target for batch in batches]
         gramian = pair.gramian()
         weights = orthogonal(gramian, noise=NOISE)
         pair.combine(weights)
@@ -92,7 +99,7 @@ def dual(workload: Workload, cache: Path, *, update_cosine: bool = False) -> Ste
             applied_update_products(optimizer, pair)
         pair.clear()
         optimizer.zero_grad()
-        return float(losses.target)
+        return float(sum(losses))
 
     return step
 
@@ -137,19 +144,31 @@ def two_forwards(workload: Workload, cache: Path) -> Step:
 
 
 def competitors(workload_name: str) -> dict[str, SetUp]:
-    """Who takes part in a workload, stock SFT first. torchjd's two need the extra `peers`."""
+    """Who takes part in a workload, stock SFT first; torchjd's two where the extra `peers` is installed."""
     core: list[SetUp] = [sft, dual]
     peers: dict[str, list[SetUp]] = {
         "full": [sft_linear_cross_entropy, dual_with_update_cosine, original, two_forwards],
         "lora": [dual_with_update_cosine, original],
+        "short": [original],
         "study": [],
     }
-    chosen = core + peers[workload_name]
-    if workload_name == "full" and importlib.util.find_spec("torchjd") is not None:
-        from benchmarks import torchjd_steps
+    found = {set_up.__name__: set_up for set_up in core + peers[workload_name]}
+    for name in NEED_TORCHJD.get(workload_name, ()):
+        if torchjd_installed():
+            from benchmarks import torchjd_steps
 
-        chosen += [torchjd_steps.torchjd_pcgrad, torchjd_steps.torchjd_orthogonal]
-    return {set_up.__name__: set_up for set_up in chosen}
+            found[name] = getattr(torchjd_steps, name)
+    return found
+
+
+def absent(workload_name: str) -> list[str]:
+    """Who would take part if the extra `peers` were installed."""
+    return [] if torchjd_installed() else list(NEED_TORCHJD.get(workload_name, ()))
+
+
+def torchjd_installed() -> bool:
+    """Whether the extra `peers` is there."""
+    return importlib.util.find_spec("torchjd") is not None
 
 
 def stock_batches(workload: Workload) -> Iterator[Batch]:

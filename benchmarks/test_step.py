@@ -9,23 +9,24 @@ from typing import Any
 import pytest
 
 from benchmarks.measure import Race, gemm_gflops, median_interval, peak_memory, ratios
-from benchmarks.steps import competitors
-from benchmarks.workloads import expected_flop_ratio, load, stock_batch, trainable
+from benchmarks.steps import absent, competitors
+from benchmarks.workloads import expected_flop_ratio, load, trainable
 from ogp.batches import Positions
 from ogp.causal_lm import base_causal_lm, head_of
 from ogp.embedded import original_model
 from ogp.trainer import choose_collator
 
 ROUNDS = 9
-MEMORY = {"full": ("sft", "dual", "original"), "lora": (), "study": ()}
+MEMORY = {"full": ("sft", "dual", "original"), "lora": (), "short": ("sft", "dual"), "study": ()}
 """Whose peak memory is measured, each in a process of its own."""
 
 
 @pytest.mark.timeout(1800)
+@pytest.mark.benchmark(group="workloads")
 @pytest.mark.filterwarnings(  # peft 0.21 still asks transformers 5.23 for a property it has renamed
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )
-@pytest.mark.parametrize("name", ["full", "lora", "study"])
+@pytest.mark.parametrize("name", ["full", "lora", "short", "study"])
 def test_step(name: str, benchmark: Any, tmp_path: Path) -> None:
     """One workload: every competitor's samples into `extra_info`, where benchmarks/record.py finds them."""
     original_model()  # a conversion, if it is due, is not to count as anybody's memory
@@ -33,9 +34,8 @@ def test_step(name: str, benchmark: Any, tmp_path: Path) -> None:
     workload = load(name)
     race = Race(workload, competitors(name), tmp_path)
     positions = Positions(workload.examples, "answer")
-    collate, layout = choose_collator(workload.model, positions, workload.pad_id)
-    stock = [stock_batch(batch, workload.pad_id) for batch in workload.batches]
-    expected = expected_flop_ratio(workload.model, stock, [collate(batch) for batch in workload.batches])
+    _, layout = choose_collator(workload.model, positions, workload.pad_id)
+    expected = expected_flop_ratio(workload)
     race.warm_up()
     benchmark.pedantic(race.round, rounds=ROUNDS, iterations=1)
 
@@ -44,6 +44,7 @@ def test_step(name: str, benchmark: Any, tmp_path: Path) -> None:
     rows = sum(len(positions.of(example)) for example in workload.batches[0])
     benchmark.extra_info.update(
         competitors=record,
+        absent=absent(name),
         peak_bytes=peaks,
         gradient_bytes=sum(p.numel() * p.element_size() for p in trainable(workload.model)),
         tokens_per_step=sum(len(e["input_ids"]) for e in workload.examples) / len(workload.batches),

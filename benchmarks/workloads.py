@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from ogp.batches import IGNORE, Batch, Example
-from ogp.causal_lm import base_causal_lm, head_of
+from ogp.batches import IGNORE, Batch, Example, Positions
+from ogp.causal_lm import base_causal_lm, choose_collator, head_of
 from ogp.config import DataSettings, LoraSettings, ModelSettings
 from ogp.data import encode, load_pairs
 from ogp.models import load_model
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 BATCH, TOKENS = 8, 64
+SHORT = 4, 32
+"""Rows and tokens of a batch so small that book-keeping pays."""
 STUDY_BATCHES = 4
 LEARNING_RATE = 1e-7
 """Of no importance for time; so small that every competitor works on practically the same weights and losses."""
@@ -34,6 +36,13 @@ class Workload:
     batches: list[list[Example]]
     pad_id: int
     optimizer: torch.optim.Optimizer
+    micro_batches: int = 1
+
+    def parts(self, batch: list[Example]) -> list[list[Example]]:
+        """The micro-batches that one optimizer step takes a batch in, all of the same size."""
+        size = len(batch) // self.micro_batches
+        assert size * self.micro_batches == len(batch), "micro-batches of the same size"
+        return [batch[start : start + size] for start in range(0, len(batch), size)]
 
     @property
     def examples(self) -> list[Example]:
@@ -42,30 +51,33 @@ class Workload:
 
 
 def load(name: str) -> Workload:
-    """One of `full` and `lora` (8 x 64 random tokens, half of them answers) and `study` (the core study's examples)."""
+    """`full` and `lora` (8 x 64 random tokens, half of them answers), `short` (4 x 32), `study` (the core study's)."""
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     lora = LoraSettings.model_validate({}) if name == "lora" else None
     model, tokenizer = load_model(ModelSettings.model_validate({"source": "embedded:original", "lora": lora}))
     if torch.cuda.is_available():
         model = model.cpu()  # the clock below is a CPU's: it does not wait for kernels in flight
-    batches = study_batches(tokenizer) if name == "study" else [random_batch(len(tokenizer))]
+    rows, tokens = SHORT if name == "short" else (BATCH, TOKENS)
+    batches = study_batches(tokenizer) if name == "study" else [random_batch(len(tokenizer), rows, tokens)]
     return make(name, model, batches, int(tokenizer.pad_token_id))
 
 
-def make(name: str, model: Any, batches: list[list[Example]], pad_id: int) -> Workload:
+def make(name: str, model: Any, batches: list[list[Example]], pad_id: int, micro_batches: int = 1) -> Workload:
     """A workload of any model: in training mode, with the fused AdamW that transformers.Trainer takes by default."""
     model.train()
-    return Workload(name, model, batches, pad_id, torch.optim.AdamW(trainable(model), lr=LEARNING_RATE, fused=True))
+    optimizer = torch.optim.AdamW(trainable(model), lr=LEARNING_RATE, fused=True)
+    return Workload(name, model, batches, pad_id, optimizer, micro_batches)
 
 
-def random_batch(vocabulary: int, rows: int = BATCH, tokens: int = TOKENS) -> list[Example]:
-    """Rows of the same length without a common beginning; the second half of each is the answer."""
+def random_batch(vocabulary: int, rows: int = BATCH, tokens: int = TOKENS, answers: float = 0.5) -> list[Example]:
+    """Rows of the same length without a common beginning; the last `answers` of each is the answer."""
     draw = random.Random(0)
+    prompt = tokens - round(tokens * answers)
     batch: list[Example] = []
     for index in range(rows):
         row = [draw.randrange(vocabulary) for _ in range(tokens)]
-        labels = [IGNORE] * (tokens // 2) + row[tokens // 2 :]
+        labels = [IGNORE] * prompt + row[prompt:]
         batch.append({"index": index, "input_ids": row, "labels": labels})
     return batch
 
@@ -103,7 +115,7 @@ def stock_batch(examples: list[Example], pad_id: int) -> Batch:
     return {"input_ids": padded("input_ids", pad_id), "attention_mask": mask, "labels": padded("labels", IGNORE)}
 
 
-def expected_flop_ratio(model: nn.Module, stock: list[Batch], dual: list[Batch]) -> float:
+def expected_flop_ratio(workload: Workload) -> float:
     """FLOPs of the `dual` engine over those of stock SFT by the cost model: matrix products with weights only.
 
     Per weight and token 2 for the forward pass, 2 for the activations' gradient, 2 for the weight's own gradient.
@@ -111,7 +123,10 @@ def expected_flop_ratio(model: nn.Module, stock: list[Batch], dual: list[Batch])
     loss-carrying rows. LoRA: frozen weights cost 2 + 2 and 2 + 2 x 2, adapters as above; the head 4 on either side,
     since a frozen head needs no teacher logits and one product for both gradients.
     """
-    causal_lm = base_causal_lm(model)
+    collate, _ = choose_collator(workload.model, Positions(workload.examples, "answer"), workload.pad_id)
+    parts = [part for batch in workload.batches for part in workload.parts(batch)]
+    stock, dual = [stock_batch(part, workload.pad_id) for part in parts], [collate(part) for part in parts]
+    causal_lm = base_causal_lm(workload.model)
     frozen = not head_of(causal_lm).weight.requires_grad
     head = head_of(causal_lm).weight.numel()
     matrices = {n: p.numel() for n, p in causal_lm.named_parameters() if "layers." in n and p.ndim == 2}

@@ -1,10 +1,8 @@
-"""Verdicts of `make bench-check` on made-up samples, the arithmetic under them, and the page's table."""
+"""Verdicts of `make bench-check` on made-up samples and on a step that was really made slower, and their arithmetic."""
 
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import check, record
+from benchmarks import check
 from benchmarks.check import SLOWER, compare, compare_times, exit_code, judge
+from benchmarks.growth import Point, workload_of
 from benchmarks.measure import median_interval, paired_ratios, ratios
+from ogp.gradients import GradientPair
+from tests.benchmarks.made import competitor, made_record, samples
 
 RATIOS = st.lists(st.floats(0.5, 3.0), min_size=1, max_size=12)
-
-
-def samples(ratio: float, spread: float = 0.0, rounds: int = 9, seed: int = 0, flops: float = 1.6) -> dict[str, Any]:
-    """A record whose `dual` takes `ratio` times as long as stock SFT, on a machine that drifts."""
-    draw = random.Random(seed)
-    sft = [draw.uniform(1.0, 3.0) for _ in range(rounds)]
-    dual = [s * ratio * (1 + draw.uniform(-spread, spread)) for s in sft]
-    return {
-        "sft": competitor(sft, 1_000_000),
-        "dual": competitor(dual, int(flops * 1_000_000)),
-    }
-
-
-def competitor(seconds: Sequence[float | None], flops: int) -> dict[str, Any]:
-    parts = [None if s is None else s / 10 for s in seconds]
-    return {"seconds": list(seconds), "optimizer_seconds": parts, "flops": flops, "loss": 2.0}
 
 
 def verdicts(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -135,51 +120,19 @@ def test_the_whole_command_reads_the_newest_record_and_says_what_it_found(
     assert "+20.0%" in printed
 
 
-def test_the_table_holds_every_competitor_with_its_interval_and_memory_above_sft() -> None:
-    text = record.table(made_record("2025-01-02T08:00:00+00:00", samples(1.5)))
-    row = next(line for line in text.splitlines() if line.startswith("| `dual`"))
-    assert "| 1.50 [1.50, 1.50] | 1.50 | 9 |" in row
-    assert row.endswith("| 1.600 | 100 MiB = 0.50 gradients |")
-    assert "GFLOP/s" in text
-    assert "2 threads" in text
-
-
-def test_only_what_is_between_the_markers_of_the_page_changes() -> None:
-    page = record.PAGE.read_text()
-    before, after = page.split(record.BEGIN)[0], page.split(record.END)[1]
-    written = record.with_table(page, "NEW")
-    assert written == f"{before}{record.BEGIN}\nNEW\n{record.END}{after}"
-    assert record.with_table(written, "NEW") == written
-
-
-def test_committed_records_can_be_read_and_the_page_shows_the_newest() -> None:
-    newest = record.newest_record(record.DATA)
-    if newest is not None:
-        path, content = newest
-        assert path.name == record.file_name(content)
-        assert record.table(content) in record.PAGE.read_text()
-
-
-def made_record(date: str, competitors: dict[str, Any]) -> dict[str, Any]:
-    workload = {
-        "competitors": competitors,
-        "peak_bytes": {"sft": 300 << 20, "dual": 400 << 20},
-        "gradient_bytes": 200 << 20,
-        "tokens_per_step": 512.0,
-        "layout": "packed",
-        "expected_flop_ratio": 1.6,
-        "gemm": {"shape": [256, 576, 49152], "gflops": 100.0},
-    }
-    versions = dict.fromkeys(("python", "torch", "transformers", "peft"), "1")
-    return {
-        "date": date,
-        "commit": "abc",
-        "device": "a slow CPU",
-        "cores": 2,
-        "threads": 2,
-        "versions": versions,
-        "workloads": {"full": workload, "lora": workload},
-    }
+@pytest.mark.slow
+def test_a_step_that_really_became_slower_is_a_regression_and_its_flops_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check, "DATA", tmp_path)
+    monkeypatch.setattr(check, "load", lambda name: workload_of(Point(1)))
+    record = made_record("2025-01-02T08:00:00+00:00", check.measured("full", 7))
+    write(tmp_path / "2025-01-02_a.json", record)
+    products = GradientPair.gramian
+    monkeypatch.setattr(GradientPair, "gramian", lambda pair: [products(pair) for _ in range(50)][-1])
+    assert check.main([]) == 1
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "x SFT" in line]
+    assert [row[-1] for row in rows] == ["regression", "pass"] * 2
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

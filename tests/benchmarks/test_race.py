@@ -11,7 +11,15 @@ from torch import Tensor
 
 from benchmarks import steps
 from benchmarks.measure import CORE, PEER_EVERY, Race
-from benchmarks.workloads import Workload, leave_teacher, make, random_batch, stock_batch, trainable
+from benchmarks.workloads import (
+    Workload,
+    expected_flop_ratio,
+    leave_teacher,
+    make,
+    random_batch,
+    stock_batch,
+    trainable,
+)
 from tests import tiny
 
 SET_UPS = {name: getattr(steps, name) for name in ("sft", "dual", "original", "two_forwards")}
@@ -24,10 +32,10 @@ def workload(kind: str = "full", batches: Any = None) -> Workload:
     return make(kind, model, batches or [random_batch(tiny.VOCABULARY, rows=4, tokens=12)], pad_id=0)
 
 
-def gradients_of(name: str, kind: str, cache: Path) -> tuple[float, list[Tensor]]:
+def gradients_of(set_up: steps.SetUp, kind: str, cache: Path) -> tuple[float, list[Tensor]]:
     """Loss of one step and the gradients its AdamW was given."""
     work = workload(kind)
-    step = SET_UPS[name](work, cache)
+    step = set_up(work, cache)
     leave_teacher(work.model)
     seen: list[Tensor] = []
     work.optimizer.register_step_pre_hook(
@@ -38,18 +46,46 @@ def gradients_of(name: str, kind: str, cache: Path) -> tuple[float, list[Tensor]
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_the_originals_arithmetic_gives_one_update_however_many_forwards_it_takes(kind: str, tmp_path: Path) -> None:
-    loss, expected = gradients_of("original", kind, tmp_path)
-    other_loss, found = gradients_of("two_forwards", kind, tmp_path)
-    stock_loss, plain = gradients_of("sft", kind, tmp_path)
+    loss, expected = gradients_of(steps.original, kind, tmp_path)
+    other_loss, found = gradients_of(steps.two_forwards, kind, tmp_path)
+    stock_loss, plain = gradients_of(steps.sft, kind, tmp_path)
     assert [loss, other_loss] == pytest.approx([stock_loss] * 2, rel=1e-6)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert not torch.allclose(found[0], plain[0], rtol=1e-2), "nothing was projected"
 
 
+def test_torchjd_with_our_rule_gives_the_update_of_the_originals_arithmetic(tmp_path: Path) -> None:
+    pytest.importorskip("torchjd", reason="the extra `peers` is not installed")
+    from benchmarks import torchjd_steps
+
+    _, expected = gradients_of(steps.original, "full", tmp_path)
+    _, found = gradients_of(torchjd_steps.torchjd_orthogonal, "full", tmp_path)
+    _, pcgrad = gradients_of(torchjd_steps.torchjd_pcgrad, "full", tmp_path)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(pcgrad[0], expected[0], rtol=1e-2), "PCGrad is another rule"
+
+
+def test_a_peer_that_is_not_installed_is_named_as_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "torchjd_installed", lambda: False)
+    assert steps.absent("full") == ["torchjd_pcgrad", "torchjd_orthogonal"]
+    assert not {"torchjd_pcgrad", "torchjd_orthogonal"} & set(steps.competitors("full"))
+    assert steps.absent("lora") == []
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_flops_are_those_of_the_cost_model(kind: str, tmp_path: Path) -> None:
+    rows = random_batch(tiny.VOCABULARY, rows=6, tokens=24)
+    work = workload(kind, [rows[:3], rows[3:]])
+    expected = expected_flop_ratio(work)
+    race = Race(work, {"sft": steps.sft, "dual": steps.dual}, tmp_path)
+    race.warm_up()
+    assert race.flops["dual"] / race.flops["sft"] == pytest.approx(expected, rel=0.03)
+
+
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_ours_takes_the_loss_of_stock_training_and_another_gradient(kind: str, tmp_path: Path) -> None:
-    loss, found = gradients_of("dual", kind, tmp_path)
-    stock_loss, plain = gradients_of("sft", kind, tmp_path)
+    loss, found = gradients_of(steps.dual, kind, tmp_path)
+    stock_loss, plain = gradients_of(steps.sft, kind, tmp_path)
     assert loss == pytest.approx(stock_loss, rel=1e-5)
     assert not all(torch.allclose(a, b, rtol=1e-2) for a, b in zip(found, plain, strict=True))
 

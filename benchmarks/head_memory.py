@@ -1,0 +1,74 @@
+"""Memory of the output head's part of a step, each size in a process of its own: ours against all logits at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.nn import functional as F
+
+from ogp.head import Head, Teacher, two_losses
+
+ROOT = Path(__file__).resolve().parent.parent
+Side = Literal["ours", "all_logits"]
+SIDES: tuple[Side, ...] = ("ours", "all_logits")
+Size = tuple[int, int, int]
+"""Tokens of a step, half of them answers; vocabulary; width."""
+SWEEPS: dict[str, tuple[Size, ...]] = {
+    "tokens": tuple((tokens, 49152, 576) for tokens in (64, 128, 256, 512, 1024, 2048)),
+    "vocabulary": tuple((512, 1024 * n, 192) for n in (8, 32, 128, 256)),
+}
+
+
+def head_memory(side: Side, size: Size) -> int:
+    """Bytes at the peak above the head's inputs, weights included among these: gradients and everything temporary."""
+    command = [sys.executable, "-m", "benchmarks.head_memory", side, *(str(number) for number in size)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"measuring the memory of the head failed at {size}:\n{done.stderr}")
+    return int(done.stdout.splitlines()[-1])
+
+
+def sweep(sizes: tuple[Size, ...], column: int) -> list[dict[str, Any]]:
+    """One entry per size, which is known by its number in `column`."""
+    return [{"size": size[column], "peak_bytes": {side: head_memory(side, size) for side in SIDES}} for size in sizes]
+
+
+def own_memory(name: Literal["VmHWM", "VmRSS"]) -> int:
+    """Bytes this process holds now (VmRSS) or held at most (VmHWM)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def ours(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> int:
+    """Both losses of the answer tokens and both backward passes; the teacher's part is an input."""
+    rows = torch.arange(len(labels) // 2, len(labels))
+    teacher = Teacher(torch.randn(len(rows), hidden.shape[1]), Head(weight.detach().clone()))
+    before = own_memory("VmRSS")
+    target, opposed = two_losses(hidden[rows], Head(weight), labels[rows], teacher, len(rows), len(rows))
+    kept = torch.autograd.grad(opposed, (hidden, weight), retain_graph=True)
+    target.backward()
+    assert len(kept) == 2
+    return own_memory("VmHWM") - before
+
+
+def all_logits(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> int:
+    """What stock training does: the logits of every token, and the cross-entropy of those that are answers."""
+    labels[: len(labels) // 2] = -100
+    before = own_memory("VmRSS")
+    F.cross_entropy(hidden @ weight.T, labels).backward()
+    return own_memory("VmHWM") - before
+
+
+def _main(side: str, tokens: int, vocabulary: int, width: int) -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(tokens, width, requires_grad=True), torch.randn(vocabulary, width, requires_grad=True)
+    labels = torch.randint(vocabulary, (tokens,))
+    print({"ours": ours, "all_logits": all_logits}[side](hidden, weight, labels))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], *(int(number) for number in sys.argv[2:]))

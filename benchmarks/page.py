@@ -1,0 +1,143 @@
+"""The page's measured part, in Markdown, from nothing but a record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.fit import Quadratic, quadratic_fit
+from benchmarks.measure import Interval, median_interval, ratios
+
+BEGIN, END = "<!-- measured: written by benchmarks/record.py -->", "<!-- end of measured -->"
+TITLES = {
+    "full": "Full fine-tuning, 8 x 64 tokens, half of them answers",
+    "lora": "LoRA on all linear layers, 8 x 64 tokens, half of them answers",
+    "short": "Full fine-tuning, 4 x 32 tokens, half of them answers",
+    "study": "Full fine-tuning on the core study's own examples, 8 per step",
+}
+FIGURES = {
+    "peers": "Step time of every competitor over that of stock SFT, per workload",
+    "growth-seconds": "Seconds per step of SFT and dual along seven axes",
+    "growth-ratios": "Step time and FLOPs of dual over those of SFT along seven axes, with the cost model's line",
+    "head-memory": "Peak memory of the output head against tokens and vocabulary, ours and all logits at once",
+}
+
+
+def page(record: dict[str, Any]) -> str:
+    """Where it was measured, the competitors' tables, growth, head memory, collectives."""
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    parts = [
+        f"{record['date'][:10]}, commit {record['commit']}, {record['device']}, {record['threads']} threads on "
+        f"{record['cores']} cores, float32; {versions}.",
+        _figure("peers"),
+    ]
+    for name, workload in record["workloads"].items():
+        parts += _competitors(name, workload)
+    parts += ["### Growth", *_growth(record["growth"])]
+    parts += ["### Memory of the output head", *_head_memory(record["head_memory"])]
+    parts += ["### Collectives per optimizer step", _collectives(record["collectives"])]
+    return "\n\n".join(parts)
+
+
+def with_page(readme: str, text: str) -> str:
+    """`readme` with `text` between its two markers."""
+    before, rest = readme.split(BEGIN)
+    return f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
+
+
+def fit_of(points: Sequence[dict[str, Any]], side: str) -> Quadratic:
+    """The growth curve of `sft` or `dual`, whole steps."""
+    return quadratic_fit([p["size"] for p in points], [p["competitors"][side]["seconds"] for p in points])
+
+
+def _competitors(name: str, workload: dict[str, Any]) -> list[str]:
+    rows, width, columns = workload["gemm"]["shape"]
+    lines = [
+        "| step | x SFT with AdamW | without | rounds | s | without | tokens/s | FLOPs x SFT | peak memory above SFT |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [_competitor(workload, each) for each in workload["competitors"]]
+    lines += [f"| `{each}` | not installed: the extra `peers` | | | | | | | |" for each in workload["absent"]]
+    return [
+        f"### {TITLES[name]}",
+        f"{workload['tokens_per_step']:.0f} tokens per step, layout of ours {workload['layout']}; bare product "
+        f"[{rows}, {width}] x [{width}, {columns}]: {workload['gemm']['gflops']:.0f} GFLOP/s. FLOP ratio of `dual` "
+        f"by the cost model: {workload['expected_flop_ratio']:.3f}.",
+        "\n".join(lines),
+    ]
+
+
+def _competitor(workload: dict[str, Any], name: str) -> str:
+    record, peaks = workload["competitors"], workload["peak_bytes"]
+    whole, bare = (median_interval(ratios(record, name, optimizer=flag)) for flag in (True, False))
+    timed = [(s, o) for s, o in zip(record[name]["seconds"], record[name]["optimizer_seconds"], strict=True) if s]
+    seconds, without = (median_interval(v).median for v in ([s for s, _ in timed], [s - o for s, o in timed]))
+    tokens_per_second, flops = workload["tokens_per_step"] / seconds, record[name]["flops"] / record["sft"]["flops"]
+    memory = "not measured"
+    if name in peaks:
+        over = peaks[name] - peaks["sft"]
+        memory = f"{over / 2**20:.0f} MiB = {over / workload['gradient_bytes']:.2f} gradients"
+    return (
+        f"| `{name}` | {_in_brackets(whole)} | {_in_brackets(bare)} | {whole.n} | {seconds:.2f} | {without:.2f} | "
+        f"{tokens_per_second:.0f} | {flops:.3f} | {memory} |"
+    )
+
+
+def _growth(growth: dict[str, Any]) -> list[str]:
+    parts = [_figure("growth-seconds"), _figure("growth-ratios")]
+    for side in ("sft", "dual"):
+        fit = fit_of(growth["tokens"]["points"], side)
+        largest = max(p["size"] for p in growth["tokens"]["points"])
+        verdict = "not told apart from a straight line" if fit.linear else "told apart from a straight line"
+        parts.append(
+            f"Seconds of `{side}` over T tokens: {fit.a:.4f} + {fit.b:.3e} T + {fit.c:.2e} T². The quadratic term is "
+            f"{_percent(fit.share)} [{_percent(fit.low)}, {_percent(fit.high)}] of the step at {largest:.0f} tokens: "
+            f"{verdict}."
+        )
+    for axis in growth.values():
+        lines = ["| " + axis["label"] + " | `sft` s | `dual` s | x SFT | x SFT without AdamW | FLOPs x SFT | model |"]
+        lines.append("|---|---|---|---|---|---|---|")
+        parts.append("\n".join(lines + [_point(point) for point in axis["points"]]))
+    return parts
+
+
+def _point(point: dict[str, Any]) -> str:
+    record = point["competitors"]
+    sft, dual = (median_interval(record[side]["seconds"]).median for side in ("sft", "dual"))
+    whole, bare = (median_interval(ratios(record, "dual", optimizer=flag)) for flag in (True, False))
+    flops = record["dual"]["flops"] / record["sft"]["flops"]
+    return (
+        f"| {point['size']:g} | {sft:.3f} | {dual:.3f} | {_in_brackets(whole)} | {bare.median:.2f} | {flops:.3f} | "
+        f"{point['expected_flop_ratio']:.3f} |"
+    )
+
+
+def _head_memory(sweeps: dict[str, Any]) -> list[str]:
+    parts = [_figure("head-memory")]
+    for name, sweep in sweeps.items():
+        lines = [f"| {name} | ours MiB | all logits MiB |", "|---|---|---|"]
+        for point in sweep["points"]:
+            ours, all_logits = (point["peak_bytes"][side] / 2**20 for side in ("ours", "all_logits"))
+            lines.append(f"| {point['size']} | {ours:.0f} | {all_logits:.0f} |")
+        parts.append("\n".join(lines))
+    return parts
+
+
+def _collectives(wrappings: dict[str, Any]) -> str:
+    lines = ["| wrapping | `sft` | `dual` |", "|---|---|---|"]
+    for wrapping, sides in wrappings.items():
+        cells = [", ".join(f"{n} {name}" for name, n in sorted(sides[side].items())) or "none" for side in sides]
+        lines.append(f"| {wrapping} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _figure(name: str) -> str:
+    return f"![{FIGURES[name]}](figures/{name}.png)"
+
+
+def _in_brackets(value: Interval) -> str:
+    return f"{value.median:.2f} [{value.low:.2f}, {value.high:.2f}]"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

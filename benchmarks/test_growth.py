@@ -1,0 +1,49 @@
+"""Growth curves, head memory and collectives: the second half of `make bench`. Never fails for a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.collectives import SIDES, WRAPPINGS, count
+from benchmarks.growth import AXES, Growth
+from benchmarks.head_memory import SWEEPS, sweep
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.benchmark(group="growth")
+@pytest.mark.parametrize("name", AXES)
+def test_growth(name: str, benchmark: Any, tmp_path: Path) -> None:
+    """One axis: the samples of SFT and `dual` at every size."""
+    growth = Growth(AXES[name].points, tmp_path)
+    growth.warm_up()
+    benchmark.pedantic(growth.round, rounds=AXES[name].rounds, iterations=1)
+    record = growth.record()
+    benchmark.extra_info.update(label=AXES[name].label, points=record)
+    for point in record:
+        sft, dual = (point["competitors"][side] for side in ("sft", "dual"))
+        assert dual["loss"] == pytest.approx(sft["loss"], rel=1e-2)
+        assert dual["flops"] / sft["flops"] == pytest.approx(point["expected_flop_ratio"], rel=0.03)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.benchmark(group="head_memory")
+@pytest.mark.parametrize("name", SWEEPS)
+def test_head_memory(name: str, benchmark: Any) -> None:
+    """Peak memory of the head alone, each size in a process of its own."""
+    sizes, column = SWEEPS[name], {"tokens": 0, "vocabulary": 1}[name]
+    points = benchmark.pedantic(sweep, args=(sizes, column), rounds=1, iterations=1)
+    benchmark.extra_info.update(points=points)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.benchmark(group="collectives")
+@pytest.mark.parametrize("name", WRAPPINGS)
+def test_collectives(name: str, benchmark: Any) -> None:
+    """Collectives of one optimizer step of one micro-batch."""
+    counts = benchmark.pedantic(lambda: {side: count(name, side) for side in SIDES}, rounds=1, iterations=1)
+    benchmark.extra_info.update(counts)
+    if name == "one process":
+        assert not any(counts.values())

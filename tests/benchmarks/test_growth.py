@@ -1,0 +1,124 @@
+"""Growth on sizes that take no time, and the fit that reads it: a curve is found where there is one."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.collectives import count
+from benchmarks.fit import quadratic_fit
+from benchmarks.growth import AXES, Growth, Point, workload_of
+from benchmarks.head_memory import head_memory
+from benchmarks.measure import median_interval
+from ogp.batches import IGNORE
+
+TINY = {"width": 192, "layers": 1, "vocabulary": 512, "length": 16}
+SIZES = [64.0 * 2**n for n in range(7)]
+
+
+def curve(a: float, b: float, c: float, spread: float = 0.0, rounds: int = 9) -> list[list[float]]:
+    """Seconds [sizes][rounds]."""
+    draw = random.Random(0)
+    return [[(a + b * s + c * s * s) * (1 + draw.uniform(-spread, spread)) for _ in range(rounds)] for s in SIZES]
+
+
+@settings(deadline=None, max_examples=25)
+@given(a=st.floats(0.01, 1), b=st.floats(1e-5, 1e-2), c=st.floats(0, 1e-6))
+def test_without_noise_the_terms_come_back(a: float, b: float, c: float) -> None:
+    found = quadratic_fit(SIZES, curve(a, b, c))
+    assert [found.a, found.b, found.c] == pytest.approx([a, b, c], rel=1e-6, abs=1e-12)
+    assert found.share == pytest.approx(c * SIZES[-1] ** 2 / (a + b * SIZES[-1] + c * SIZES[-1] ** 2), abs=1e-9)
+
+
+def test_a_straight_line_with_noise_is_called_straight() -> None:
+    found = quadratic_fit(SIZES, curve(0.02, 1e-3, 0, spread=0.05))
+    assert found.linear
+    assert found.low < found.share < found.high
+
+
+def test_a_bend_beyond_the_noise_is_found() -> None:
+    found = quadratic_fit(SIZES, curve(0.02, 1e-3, 1e-7, spread=0.05))
+    assert not found.linear
+    assert found.low < 1e-7 * 4096**2 / (0.02 + 1e-3 * 4096 + 1e-7 * 4096**2) < found.high
+
+
+def test_three_sizes_cannot_tell_a_bend_from_noise() -> None:
+    with pytest.raises(ValueError, match="at least 4"):
+        quadratic_fit(SIZES[:3], curve(1, 1, 1)[:3])
+
+
+def test_the_issues_ranges_are_covered() -> None:
+    sizes = {name: [point.size for point in axis.points] for name, axis in AXES.items()}
+    assert (min(sizes["tokens"]), max(sizes["tokens"])) == (64, 4096)
+    assert (min(sizes["vocabulary"]), max(sizes["vocabulary"])) == (8 * 1024, 256 * 1024)
+    assert (min(sizes["answer_fraction"]), max(sizes["answer_fraction"])) == (0.1, 1.0)
+    assert (min(sizes["accumulation"]), max(sizes["accumulation"])) == (1, 16)
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_points_are_what_their_axis_says(axis: str) -> None:
+    for point in AXES[axis].points:
+        tokens = point.rows * point.length
+        measured = {
+            "tokens": tokens,
+            "row_length": point.length,
+            "vocabulary": point.vocabulary,
+            "answer_fraction": point.answers,
+            "width": point.width,
+            "layers": point.layers,
+            "accumulation": point.micro_batches,
+        }
+        assert measured[axis] == point.size
+        assert axis != "row_length" or tokens == 1024
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"rows": 1}, {"rows": 6, "micro_batches": 3}, {"rows": 4, "answers": 0.1}, {"rows": 4, "answers": 1.0}],
+    ids=str,
+)
+def test_flops_are_those_of_the_cost_model_at_every_size(changes: dict[str, float], tmp_path: Path) -> None:
+    growth = Growth([Point(1, **TINY | changes)], tmp_path)  # type: ignore[arg-type]
+    growth.warm_up()
+    [point] = growth.record()
+    sft, dual = (point["competitors"][side] for side in ("sft", "dual"))
+    assert dual["flops"] / sft["flops"] == pytest.approx(point["expected_flop_ratio"], rel=0.03)
+    assert dual["loss"] == pytest.approx(sft["loss"], rel=1e-3)
+
+
+def test_accumulation_changes_no_loss_and_every_size_is_timed_in_every_round(tmp_path: Path) -> None:
+    growth = Growth([Point(n, **TINY, rows=4, micro_batches=n) for n in (1, 2, 4)], tmp_path)  # type: ignore[arg-type]
+    growth.warm_up()
+    for _ in range(2):
+        growth.round()
+    points = growth.record()
+    for side in ("sft", "dual"):
+        losses = [point["competitors"][side]["loss"] for point in points]
+        assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
+    for point in points:
+        assert median_interval(point["competitors"]["dual"]["seconds"]).n == 2
+
+
+def test_a_share_of_each_row_is_answer() -> None:
+    work = workload_of(Point(1, **TINY, rows=2, answers=0.25))  # type: ignore[arg-type]
+    for example in work.examples:
+        assert [label != IGNORE for label in example["labels"]] == [False] * 12 + [True] * 4
+
+
+@pytest.mark.slow
+def test_our_head_holds_a_chunk_of_logits_and_stock_training_all_of_them() -> None:
+    few, many = (1024, 32768, 64), (4096, 32768, 64)
+    logits = 3072 * 32768 * 4
+    assert head_memory("all_logits", many) - head_memory("all_logits", few) > logits
+    assert head_memory("ours", many) - head_memory("ours", few) < logits / 10
+
+
+@pytest.mark.slow
+def test_two_processes_exchange_both_gradients_and_one_process_nothing() -> None:
+    assert count("one process", "dual") == {}
+    sft, dual = count("ddp", "sft"), count("ddp", "dual")
+    assert 0 < sft["allreduce"] < dual["allreduce"]

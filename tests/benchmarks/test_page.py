@@ -1,0 +1,84 @@
+"""Page and figures hold what the record holds, and nothing else; the committed ones are the newest record's."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import page, plots, record
+from tests.benchmarks.made import made_record, samples
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, Any]:
+    return made_record("2025-01-02T08:00:00+00:00", samples(1.5))
+
+
+def test_every_competitor_has_its_interval_and_its_memory_above_sft(made: dict[str, Any]) -> None:
+    row = next(line for line in page.page(made).splitlines() if line.startswith("| `dual`"))
+    assert "| 1.50 [1.50, 1.50] | 1.50 [1.50, 1.50] | 9 |" in row
+    assert row.endswith("| 1.600 | 100 MiB = 0.50 gradients |")
+
+
+def test_a_peer_that_is_not_installed_is_named(made: dict[str, Any]) -> None:
+    assert "| `torchjd_pcgrad` | not installed: the extra `peers` |" in page.page(made)
+
+
+def test_machine_growth_memory_and_collectives_are_on_the_page(made: dict[str, Any]) -> None:
+    text = page.page(made)
+    for part in ("GFLOP/s", "a slow CPU", "2 threads", "torch 1", "7 allreduce, 1 broadcast", "| one process | none |"):
+        assert part in text
+    for axis in made["growth"].values():
+        assert f"| {axis['label']} |" in text
+    assert "not told apart from a straight line" in text
+
+
+def test_every_figure_of_the_page_is_drawn_and_the_same_record_gives_the_same_bytes(
+    made: dict[str, Any], tmp_path: Path
+) -> None:
+    for folder in ("a", "b"):
+        plots.write_figures(made, tmp_path / folder)
+    drawn = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    assert drawn == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
+    text = page.page(made)
+    assert all(f"(figures/{name})" in text for name in drawn)
+    assert text.count("(figures/") == len(drawn)
+
+
+def test_figures_are_drawn_from_the_record(made: dict[str, Any], tmp_path: Path) -> None:
+    other = copy.deepcopy(made)
+    other["growth"]["tokens"]["points"][0]["competitors"]["dual"]["seconds"] = [9.0] * 9
+    other["head_memory"]["tokens"]["points"][0]["peak_bytes"]["ours"] = 1
+    other["workloads"]["full"]["competitors"] = samples(2.5)
+    for folder, content in (("a", made), ("b", other)):
+        plots.write_figures(content, tmp_path / folder)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() != (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+def test_only_what_is_between_the_markers_of_the_page_changes() -> None:
+    readme = record.PAGE.read_text()
+    before, after = readme.split(page.BEGIN)[0], readme.split(page.END)[1]
+    written = page.with_page(readme, "NEW")
+    assert written == f"{before}{page.BEGIN}\nNEW\n{page.END}{after}"
+    assert page.with_page(written, "NEW") == written
+
+
+def test_a_record_keeps_every_group_of_the_measurement() -> None:
+    entries = [{"group": group, "params": {"name": "x"}, "extra_info": {"of": group}} for group in record.GROUPS]
+    found = record.make_record({"benchmarks": entries})
+    assert {group: found[group] for group in record.GROUPS} == {g: {"x": {"of": g}} for g in record.GROUPS}
+    assert json.dumps(found, allow_nan=False)
+
+
+def test_committed_records_can_be_read_and_the_page_shows_the_newest() -> None:
+    newest = record.newest_record(record.DATA)
+    if newest is not None:
+        path, content = newest
+        assert path.name == record.file_name(content)
+        assert page.page(content) in record.PAGE.read_text()
+        assert all((record.FIGURES / f"{name}.png").exists() for name in page.FIGURES)
