@@ -28,17 +28,18 @@ from ogp.trainer import OGPTrainer, make_training_arguments
 ROOT = Path(__file__).resolve().parent.parent
 SIDES = ("sft", "dual")
 WRAPPINGS = ("one process", "ddp", "fsdp2")
+MICRO_BATCHES = (1, 4)
 POINT = Point(1, rows=4, length=32)
 STEPS = 3
 """The last one is counted: DDP sorts its buckets after the first."""
 
 
 def count(wrapping: str, side: str, micro_batches: int = 1) -> dict[str, int]:
-    """Collectives of one optimizer step on rank 0 of two processes (gloo), by name."""
-    ranks = 1 if wrapping == "one process" else 2
+    """Collectives of one optimizer step, by name: on rank 0 of two processes (gloo), or in the one process there is."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
+    launcher += ["--rdzv-endpoint=localhost:0"]
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
-        command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+        command = [sys.executable, *([] if wrapping == "one process" else launcher)]
         command += ["-m", "benchmarks.collectives", wrapping, side, str(micro_batches), folder]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -105,7 +106,7 @@ def _main(wrapping: str, side: str, micro_batches: int, folder: Path) -> None:
     if wrapping == "fsdp2":
         shard(run)
     run.train()
-    if os.environ["RANK"] == "0":
+    if os.environ.get("RANK", "0") == "0":
         (folder / "counts.json").write_text(json.dumps(counter.counts))
 
 

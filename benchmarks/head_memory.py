@@ -21,6 +21,8 @@ SWEEPS: dict[str, tuple[Size, ...]] = {
     "tokens": tuple((tokens, 49152, 576) for tokens in (64, 128, 256, 512, 1024, 2048)),
     "vocabulary": tuple((512, 1024 * n, 192) for n in (8, 32, 128, 256)),
 }
+COLUMNS = {"tokens": 0, "vocabulary": 1}
+"""The number in Size that a sweep is over."""
 
 
 def head_memory(side: Side, size: Size) -> int:
@@ -32,9 +34,12 @@ def head_memory(side: Side, size: Size) -> int:
     return int(done.stdout.splitlines()[-1])
 
 
-def sweep(sizes: tuple[Size, ...], column: int) -> list[dict[str, Any]]:
-    """One entry per size, which is known by its number in `column`."""
-    return [{"size": size[column], "peak_bytes": {side: head_memory(side, size) for side in SIDES}} for size in sizes]
+def sweep(name: str) -> list[dict[str, Any]]:
+    """One entry per size."""
+    return [
+        {"size": size[COLUMNS[name]], "peak_bytes": {side: head_memory(side, size) for side in SIDES}}
+        for size in SWEEPS[name]
+    ]
 
 
 def own_memory(name: Literal["VmHWM", "VmRSS"]) -> int:

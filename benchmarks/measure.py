@@ -103,9 +103,9 @@ def paired_ratios(samples: Sequence[float | None], baseline: Sequence[float | No
     return [a / b for a, b in zip(samples, baseline, strict=True) if a is not None and b is not None]
 
 
-def ratios(record: dict[str, Any], name: str, *, optimizer: bool = True) -> list[float]:
+def ratios(record: dict[str, Any], name: str, *, over: str = "sft", optimizer: bool = True) -> list[float]:
     """Step time of `name` over that of stock SFT, round by round; `optimizer` False leaves AdamW's part out."""
-    return paired_ratios(_times(record[name], optimizer), _times(record["sft"], optimizer))
+    return paired_ratios(_times(record[name], optimizer), _times(record[over], optimizer))
 
 
 def median_interval(values: Sequence[float]) -> Interval:

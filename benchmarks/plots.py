@@ -68,7 +68,7 @@ def growth(record: dict[str, Any], draw: Callable[[Axes, list[dict[str, Any]]], 
         if name not in LINEAR_AXES:
             panel.set_xscale("log", base=2)
         panel.set_xticks(sizes, [f"{n // 1024:.0f}k" if (n := size) >= 8192 else f"{size:g}" for size in sizes])
-        panel.minorticks_off()
+        panel.xaxis.minorticks_off()
     panels[0].legend()
     return figure
 
@@ -82,9 +82,10 @@ def head_memory(record: dict[str, Any]) -> Figure:
         for side, colour, marker in (("all_logits", SFT, "s"), ("ours", DUAL, "o")):
             mebibytes = [point["peak_bytes"][side] / 2**20 for point in sweep["points"]]
             panel.plot(sizes, mebibytes, marker=marker, color=colour, label=side.replace("_", " "))
-        panel.set(xscale="log", xlabel=name, ylabel="MiB above the inputs", title=f"head memory over {name}", ylim=0)
+        panel.set(title=f"head memory over {name}", xlabel=name, ylabel="MiB above the inputs")
+        panel.set(xscale="log", yscale="log")
         panel.set_xticks(sizes, [f"{size // 1024}k" if size >= 8192 else str(size) for size in sizes])
-        panel.minorticks_off()
+        panel.xaxis.minorticks_off()
         panel.legend()
     return figure
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.collectives import SIDES, WRAPPINGS, count
+from benchmarks.collectives import MICRO_BATCHES, SIDES, WRAPPINGS, count
 from benchmarks.growth import AXES, Growth
 from benchmarks.head_memory import SWEEPS, sweep
 
@@ -33,8 +33,7 @@ def test_growth(name: str, benchmark: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SWEEPS)
 def test_head_memory(name: str, benchmark: Any) -> None:
     """Peak memory of the head alone, each size in a process of its own."""
-    sizes, column = SWEEPS[name], {"tokens": 0, "vocabulary": 1}[name]
-    points = benchmark.pedantic(sweep, args=(sizes, column), rounds=1, iterations=1)
+    points = benchmark.pedantic(sweep, args=(name,), rounds=1, iterations=1)
     benchmark.extra_info.update(points=points)
 
 
@@ -42,8 +41,9 @@ def test_head_memory(name: str, benchmark: Any) -> None:
 @pytest.mark.benchmark(group="collectives")
 @pytest.mark.parametrize("name", WRAPPINGS)
 def test_collectives(name: str, benchmark: Any) -> None:
-    """Collectives of one optimizer step of one micro-batch."""
-    counts = benchmark.pedantic(lambda: {side: count(name, side) for side in SIDES}, rounds=1, iterations=1)
-    benchmark.extra_info.update(counts)
-    if name == "one process":
-        assert not any(counts.values())
+    """Collectives of one optimizer step of one micro-batch, and of four."""
+
+    def counts() -> dict[str, Any]:
+        return {str(n): {side: count(name, side, n) for side in SIDES} for n in MICRO_BATCHES}
+
+    benchmark.extra_info.update(benchmark.pedantic(counts, rounds=1, iterations=1))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.growth import AXES
-from benchmarks.head_memory import SWEEPS, Size
+from benchmarks.head_memory import COLUMNS, SWEEPS
 
 
 def samples(ratio: float, spread: float = 0.0, rounds: int = 9, seed: int = 0, flops: float = 1.6) -> dict[str, Any]:
@@ -47,10 +47,10 @@ def made_record(date: str, competitors: dict[str, Any]) -> dict[str, Any]:
         "versions": versions,
         "workloads": {"full": workload, "lora": workload},
         "growth": {name: {"label": AXES[name].label, "points": growth_points(name)} for name in AXES},
-        "head_memory": {name: {"points": head_points(sizes)} for name, sizes in SWEEPS.items()},
+        "head_memory": {name: {"points": head_points(name)} for name in SWEEPS},
         "collectives": {
-            "one process": {"sft": {}, "dual": {}},
-            "ddp": {"sft": {"allreduce": 3}, "dual": {"allreduce": 7, "broadcast": 1}},
+            "one process": {n: {"sft": {}, "dual": {}} for n in ("1", "4")},
+            "ddp": {n: {"sft": {"allreduce": 3}, "dual": {"allreduce": 7, "broadcast": 1}} for n in ("1", "4")},
         },
     }
 
@@ -68,5 +68,6 @@ def growth_points(name: str) -> list[dict[str, Any]]:
     return made
 
 
-def head_points(sizes: Sequence[Size]) -> list[dict[str, Any]]:
-    return [{"size": max(size), "peak_bytes": {"ours": 200 << 20, "all_logits": max(size) << 20}} for size in sizes]
+def head_points(name: str) -> list[dict[str, Any]]:
+    sizes = [size[COLUMNS[name]] for size in SWEEPS[name]]
+    return [{"size": size, "peak_bytes": {"ours": 200 << 20, "all_logits": size << 20}} for size in sizes]

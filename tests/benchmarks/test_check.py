@@ -125,7 +125,7 @@ def test_a_step_that_really_became_slower_is_a_regression_and_its_flops_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(check, "DATA", tmp_path)
-    monkeypatch.setattr(check, "load", lambda name: workload_of(Point(1)))
+    monkeypatch.setattr(check, "load", lambda name: workload_of(Point(1, rows=1, length=32)))
     record = made_record("2025-01-02T08:00:00+00:00", check.measured("full", 7))
     write(tmp_path / "2025-01-02_a.json", record)
     products = GradientPair.gramian
