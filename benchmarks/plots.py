@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.measure import median_interval, ratios
 from reports.style import COLOURS, MUTED, new_figure, style
@@ -82,8 +83,8 @@ def head_memory(record: dict[str, Any]) -> Figure:
         for side, colour, marker in (("all_logits", SFT, "s"), ("ours", DUAL, "o")):
             mebibytes = [point["peak_bytes"][side] / 2**20 for point in sweep["points"]]
             panel.plot(sizes, mebibytes, marker=marker, color=colour, label=side.replace("_", " "))
-        panel.set(title=f"head memory over {name}", xlabel=name, ylabel="MiB above the inputs")
-        panel.set(xscale="log", yscale="log")
+        panel.set(title=f"over {name}", xlabel=name, ylabel="MiB above the inputs", xscale="log")
+        _log_scale(panel)
         panel.set_xticks(sizes, [f"{size // 1024}k" if size >= 8192 else str(size) for size in sizes])
         panel.xaxis.minorticks_off()
         panel.legend()
@@ -96,7 +97,16 @@ def _seconds(panel: Axes, points: list[dict[str, Any]]) -> None:
         sizes = [point["size"] for point in points]
         panel.plot(sizes, [f.median for f in found], marker=marker, color=colour, label=side, linewidth=1.2)
         panel.fill_between(sizes, [f.low for f in found], [f.high for f in found], color=colour, alpha=0.2, linewidth=0)
-    panel.set(yscale="log", ylabel="seconds per step")
+    panel.set_ylabel("seconds per step")
+    _log_scale(panel)
+
+
+def _log_scale(panel: Axes) -> None:
+    """y by ratio, with plain numbers at 1, 2 and 5 times each power of ten."""
+    panel.set_yscale("log")
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _ratios(panel: Axes, points: list[dict[str, Any]]) -> None:
