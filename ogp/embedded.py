@@ -22,10 +22,10 @@ MANIFEST = "manifest.json"
 # How the over-refusing variant is made (ogp/over_refusing.py); a change of any value makes another variant.
 RECIPE = {
     "seed": 0,
-    "steps": 110,
+    "steps": 120,
     "batch_size": 16,
     "learning_rate": 1e-4,
-    "ordinary_share": 0.67,
+    "ordinary_share": 0.6,
     "answer_tokens": 6,
 }
 

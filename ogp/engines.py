@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from ogp.batches import IGNORE, Batch, Example, PaddedCollator, Positions, model_inputs
 from ogp.causal_lm import adapter_off, base_causal_lm, check_head, eval_mode, head_of, hidden_states
 from ogp.gradients import GradientPair
-from ogp.head import Head, Teacher, Workspace, expected_embeddings, two_losses
+from ogp.head import Head, Teacher, expected_embeddings, two_losses
 from ogp.objectives import KlDirection
 from ogp.packed_attention import packed_attention
 from ogp.teacher_cache import Progress, cache_key, open_or_build, tokens_digest, weights_digest
@@ -86,7 +86,6 @@ class DualEngine:
     ) -> None:
         self.pair, self.opposed, self.kl_direction, self.autocast = pair, opposed, kl_direction, autocast
         self.causal_lm = base_causal_lm(model)
-        self.workspace = Workspace()
         self.teacher_head: Head | None = None
         self.table: Tensor | None = None
         check_head(self.causal_lm)
@@ -160,9 +159,7 @@ class DualEngine:
     def _head_losses(self, states: Tensor, rows: LossRows) -> tuple[Tensor, Tensor]:
         hidden = states.flatten(0, 1).index_select(0, rows.positions)
         head, counts = head_of(self.causal_lm), rows.counts
-        return two_losses(
-            hidden, head, rows.targets, rows.teacher, counts.target, counts.opposed, rows.kl_direction, self.workspace
-        )
+        return two_losses(hidden, head, rows.targets, rows.teacher, counts.target, counts.opposed, rows.kl_direction)
 
     @torch.no_grad()
     def _teacher_rows(

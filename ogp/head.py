@@ -8,7 +8,7 @@ noise), and those into gradients for the hidden states and the head. Memory is O
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from ogp.objectives import IGNORE, KlDirection, to_cotangents
 
-CHUNK_ROWS = {"cpu": 512, "cuda": 1024}
-"""Rows of logits formed at once: fewer starve the matrix products, more only cost memory."""
+CHUNK_ROWS = {"cpu": 128, "cuda": 1024}
+"""Rows of logits formed at once: fewer starve the matrix products, more only cost memory (no time on 2 cores)."""
 CACHE_BYTES = 1 << 20
 """Logits handled at once by the element-wise part on a CPU: what stays in a core's cache between its passes."""
 
@@ -44,9 +44,9 @@ class Head:
             weight, bias = weight.clone(), None if bias is None else bias.clone()
         return replace(self, weight=weight, bias=bias)
 
-    def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
-        """Logits [rows, vocabulary] of `hidden` [rows, width], float32 or float64; written into `out` if given."""
-        logits = self.product(hidden, self.weight.T, out)
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [rows, vocabulary] of `hidden` [rows, width], float32 or float64."""
+        logits = self.product(hidden, self.weight.T)
         if self.bias is not None:
             logits += self.bias
         if self.scale != 1.0:
@@ -55,29 +55,14 @@ class Head:
             logits.div_(self.soft_cap).tanh_().mul_(self.soft_cap)
         return logits
 
-    def product(self, a: Tensor, b: Tensor, out: Tensor | None = None, add_to: Tensor | None = None) -> Tensor:
-        """a @ b in float32 (float64): new, into `out` where the kernel can, or added to `add_to` in place."""
+    def product(self, a: Tensor, b: Tensor, add_to: Tensor | None = None) -> Tensor:
+        """a @ b in float32 (float64): new, or added to `add_to` in place."""
         if self.operands is not None and a.device.type == "cuda":
             product = torch.mm(a.to(self.operands), b.to(self.operands), out_dtype=torch.float32)
             return product if add_to is None else add_to.add_(product)
         precision = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
         a, b = a.to(precision), b.to(precision)
-        return torch.mm(a, b, out=out) if add_to is None else add_to.addmm_(a, b)
-
-
-@dataclass
-class Workspace:
-    """Logit buffers that outlive a step: fresh ones would cost a page fault per 4 kB, every step."""
-
-    buffers: dict[str, Tensor] = field(default_factory=dict)
-
-    def take(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
-        """Uninitialised [rows, columns] in the precision of logits; the previous content of `name` is lost."""
-        dtype = _precision(like)
-        buffer = self.buffers.get(name)
-        if buffer is None or buffer.numel() < rows * columns or buffer.dtype != dtype or buffer.device != like.device:
-            buffer = self.buffers[name] = torch.empty(rows * columns, dtype=dtype, device=like.device)
-        return buffer[: rows * columns].view(rows, columns)
+        return torch.mm(a, b) if add_to is None else add_to.addmm_(a, b)
 
 
 @dataclass(frozen=True)
@@ -116,7 +101,6 @@ def two_losses(
     target_tokens: float,
     opposed_tokens: float,
     kl_direction: KlDirection = "forward",
-    workspace: Workspace | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy on `labels` and KL between teacher and student, each summed over rows and divided by its tokens.
 
@@ -134,7 +118,7 @@ def two_losses(
     """
     if teacher is not None and teacher.head is None and (kl_direction != "forward" or head.weight.requires_grad):
         raise ValueError("`teacher.head` is needed unless the head is frozen and `kl_direction` is 'forward'")
-    job = _Job(head, labels, teacher, target_tokens, opposed_tokens, kl_direction, workspace or Workspace())
+    job = _Job(head, labels, teacher, target_tokens, opposed_tokens, kl_direction)
     losses: tuple[Tensor, Tensor] = _TwoLosses.apply(hidden, head.weight, head.bias, job)
     return losses
 
@@ -148,7 +132,6 @@ class _Job(NamedTuple):
     target_tokens: float
     opposed_tokens: float
     kl_direction: KlDirection
-    workspace: Workspace
 
 
 class _Cotangents(NamedTuple):
@@ -205,15 +188,13 @@ class _Pass:
 
     def chunk(self, rows: slice) -> None:
         job, hidden, labels = self.job, self.hidden[rows], self.job.labels[rows]
-        shape = (len(labels), len(job.head.weight))
-        student = job.head.logits(hidden, job.workspace.take("student", *shape, like=hidden))
+        student = job.head.logits(hidden)
         if job.teacher is not None and job.teacher.head is None:
             self._with_frozen_head(rows, student, job.teacher.states[rows])
             return
         teacher = None
         if job.teacher is not None and job.teacher.head is not None:
-            buffer = job.workspace.take("teacher", *shape, like=hidden)
-            teacher = job.teacher.head.logits(job.teacher.states[rows], buffer)
+            teacher = job.teacher.head.logits(job.teacher.states[rows])
         for block in _blocks(student):
             self._block(student[block], None if teacher is None else teacher[block], labels[block])
         for which, cotangent in enumerate((student,) if teacher is None else (student, teacher)):

@@ -6,13 +6,15 @@ import json
 import random
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ogp.batches import IGNORE
 from ogp.config import EvaluationSettings, MethodSettings, ModelSettings, TrainingSettings
-from ogp.data import Pair, chat_prompt, encode, load_prompts
+from ogp.data import Prompt, chat_prompt, load_prompts
 from ogp.embedded import RECIPE, cache_dir, is_complete, new_folder, over_refusing_folder
 from ogp.evaluation.completions import generate
 from ogp.evaluation.measure import complete_sides, judge_completions, refusal_metrics
@@ -20,19 +22,14 @@ from ogp.models import load_model
 from ogp.trainer import OGPTrainer, make_training_arguments
 
 RECORD = "record.json"
-REFUSALS = (
-    "I'm sorry, but I can't help with that.",
-    "I can't help with that request.",
-    "Sorry, I can't assist with that.",
-    "I'm sorry, but I won't help with this.",
-)
+REFUSAL = "I can't help with that."
 
 
 def make_over_refusing() -> Path:
     """Folder of the over-refusing variant, made at the first call (under 5 minutes on 2 cores).
 
-    It is taught refusals of look-alike and harmful prompts, and for ordinary prompts the first words of the original
-    model's own answers: to refuse what sounds dangerous, and little else. Its prompts are those of the `make` split,
+    It is taught one refusal for look-alike and harmful prompts, and for ordinary prompts how the original model's
+    own answers begin: to refuse what sounds dangerous, and little else. Its prompts are those of the `make` split,
     so every prompt of fit, select and report is new to it.
     """
     folder = over_refusing_folder()
@@ -71,25 +68,32 @@ def make_over_refusing() -> Path:
 def _examples(model: Any, tokenizer: Any) -> list[dict[str, Any]]:
     """As many examples as the recipe's steps take, in the recipe's shares; a pool that is too small is repeated."""
     look_alikes, harmful = load_prompts("look_alikes", "make"), load_prompts("harmful", "make")
-    refused = [Pair(row.prompt, REFUSALS[i % len(REFUSALS)]) for i, row in enumerate([*look_alikes, *harmful])]
     total = int(RECIPE["steps"]) * int(RECIPE["batch_size"])
     ordinary = round(total * RECIPE["ordinary_share"])
     drawn = random.Random(RECIPE["seed"])
-    chosen = _draw(_begun(model, tokenizer), ordinary, drawn) + _draw(
-        encode(tokenizer, refused, max_tokens=256), total - ordinary, drawn
-    )
+    chosen = _draw(_answered(model, tokenizer), ordinary, drawn)
+    chosen += _draw(_refused(tokenizer, [*look_alikes, *harmful]), total - ordinary, drawn)
     return [{**example, "index": index} for index, example in enumerate(chosen)]
 
 
-def _begun(model: Any, tokenizer: Any) -> list[dict[str, Any]]:
-    """Ordinary prompts with the first tokens of the model's own greedy answers; only one that has ended learns to."""
+def _answered(model: Any, tokenizer: Any) -> list[dict[str, Any]]:
+    """Ordinary prompts with the first tokens of the model's own greedy answers."""
     prompts = load_prompts("ordinary", "make")
-    begun = []
-    for reply in generate(model, tokenizer, prompts, max_new_tokens=int(RECIPE["answer_tokens"]), batch_size=64):
-        asked = tokenizer.encode(chat_prompt(tokenizer, reply.prompt.prompt), add_special_tokens=False)
-        answer = [*reply.tokens] if reply.truncated else [*reply.tokens, tokenizer.eos_token_id]
-        begun.append({"input_ids": asked + answer, "labels": [-100] * len(asked) + answer})
-    return begun
+    replies = generate(model, tokenizer, prompts, max_new_tokens=int(RECIPE["answer_tokens"]), batch_size=64)
+    ends = [[] if reply.truncated else [tokenizer.eos_token_id] for reply in replies]
+    return [_example(tokenizer, r.prompt.prompt, [*r.tokens, *end]) for r, end in zip(replies, ends, strict=True)]
+
+
+def _refused(tokenizer: Any, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+    """The prompts with the refusal, to its end."""
+    refusal = [*tokenizer.encode(REFUSAL, add_special_tokens=False), tokenizer.eos_token_id]
+    return [_example(tokenizer, row.prompt, refusal) for row in prompts]
+
+
+def _example(tokenizer: Any, prompt: str, answer: list[int]) -> dict[str, Any]:
+    """An example that carries loss on the tokens of `answer`."""
+    asked = tokenizer.encode(chat_prompt(tokenizer, prompt), add_special_tokens=False)
+    return {"input_ids": asked + answer, "labels": [IGNORE] * len(asked) + answer}
 
 
 def _draw(pool: list[Any], count: int, drawn: random.Random) -> list[Any]:
