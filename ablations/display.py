@@ -62,7 +62,7 @@ def _grid(jobs: Sequence[Job], left: float) -> Table:
     for column in ("run", "seed", "state", "step", "phase", "time"):
         table.add_column(column)
     for job in jobs:
-        steps = job.config.training.steps
+        steps = job.config.training.all_steps
         step = job.progress.get("step", 0) if job.state == "running" else (steps if job.state == "done" else 0)
         phase = str(job.progress.get("phase", "")) if job.state == "running" else job.message[:60]
         table.add_row(

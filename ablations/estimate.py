@@ -16,8 +16,12 @@ def estimate_seconds(config: RunConfig) -> float:
     """Expected wall time of a run in seconds; good to a factor of two on machines like the one it was measured on."""
     training, evaluation = config.training, config.evaluation
     factor = 1.0 if config.method.rule == "none" else OPPOSED
-    train = training.steps * training.batch_size * TRAIN_EXAMPLE * factor
-    curves = len([step for step in evaluation.curve_steps if step < training.steps]) * 2 * evaluation.curve_prompts
+    plain = training.all_steps - training.steps
+    train = (training.steps * factor + plain) * training.batch_size * TRAIN_EXAMPLE
+    curves = len([step for step in evaluation.curve_steps if step < training.all_steps]) * 2 * evaluation.curve_prompts
+    if training.early_stopping is not None:
+        looks = -(-training.steps // training.early_stopping.every)
+        curves += looks * 2 * training.early_stopping.prompts
     prompts = evaluation.look_alikes + evaluation.harmful + evaluation.ordinary + curves
     replies = (prompts + evaluation.drift_prompts) * (evaluation.max_new_tokens + 10) * REPLY_TOKEN
     tasks = len(evaluation.tasks) * min(evaluation.task_limit or 110, 110) * TASK_ITEM

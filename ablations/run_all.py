@@ -14,13 +14,15 @@ sys.path.insert(0, str(ROOT))  # ablations and reports live in the checkout, not
 from rich.console import Console  # noqa: E402
 
 from ablations.attempt import start  # noqa: E402
+from ablations.choices import with_choices  # noqa: E402
 from ablations.display import clock, watch  # noqa: E402
 from ablations.estimate import estimate_seconds  # noqa: E402
 from ablations.interruption import Interrupted, interruptible  # noqa: E402
 from ablations.job import Job, take_stock  # noqa: E402
 from ablations.local_executor import default_workers, run_jobs, slots  # noqa: E402
-from ablations.studies import Planned, plan_study, study_names, study_path  # noqa: E402
+from ablations.studies import Planned, needs_hub, plan_study, study_names, study_path  # noqa: E402
 from ogp.config_files import ConfigError, to_yaml  # noqa: E402
+from ogp.hub import HubError, check_sources  # noqa: E402
 from ogp.progress import last_line  # noqa: E402
 from ogp.redaction import guard_output  # noqa: E402
 from ogp.results import write_atomic, write_record  # noqa: E402
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             plan_study(
                 study_path(name), seeds=options.seeds, only=options.only, smoke=options.smoke, assignments=options.set
             )
-            for name in (study_names() if options.study == ["all"] else options.study)
+            for name in _chosen_studies(console, options.study)
         ]
         jobs = _jobs(planned, options.results)
         _take_stock(jobs, options)
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         with interruptible():
             return _execute(console, planned, jobs, options)
-    except (ConfigError, OSError) as error:
+    except (ConfigError, HubError, OSError) as error:
         console.print(f"error: {error}", markup=False, style="red")
         return 2
     except Interrupted as signal_name:
@@ -55,9 +57,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _chosen_studies(console: Console, asked: list[str]) -> list[str]:
+    """The studies named; `all` are those that run on the embedded model."""
+    if asked != ["all"]:
+        return asked
+    left_out = [name for name in study_names() if needs_hub(name)]
+    console.print(f"all: every embedded study; ask for {', '.join(left_out)} by name (hub access)", markup=False)
+    return [name for name in study_names() if name not in left_out]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--study", nargs="+", default=["core"], help="studies by name, a .yaml file, or all")
+    parser.add_argument(
+        "--study", nargs="+", default=["core"], help="studies by name, a .yaml file, or all embedded ones"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds every arm is run with")
     parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="only these arms (patterns such as ogp-*)")
     parser.add_argument("--smoke", action="store_true", help="tiny budget, same path, real model")
@@ -103,6 +116,9 @@ def _show_plan(console: Console, planned: Sequence[Planned], jobs: Sequence[Job]
 def _execute(console: Console, planned: Sequence[Planned], jobs: list[Job], options: argparse.Namespace) -> int:
     if options.workers < 1:
         raise ConfigError(f"--workers {options.workers}: give at least 1")
+    for job in jobs:
+        if job.state == "queued":
+            check_sources(job.config)
     options.results.mkdir(parents=True, exist_ok=True)
     with results_lock(options.results):
         for study in planned:
@@ -113,6 +129,11 @@ def _execute(console: Console, planned: Sequence[Planned], jobs: list[Job], opti
             _prepare(console, queued, options.results)
             with watch(console, jobs, _time_left(jobs, options.workers)) as changed:
                 run_jobs(jobs, slots(options.workers), patience=60 * options.patience, changed=changed)
+        for study in planned:
+            plan, told = with_choices(study.plan, study.choices, options.results)
+            write_record(options.results / f"{plan.study}.study.json", plan)
+            for line in told:
+                console.print(line, markup=False)
     broken = [job for job in jobs if job.state != "done"]
     if any(job.state == "queued" for job in broken):
         console.print("runs were cut short: the same command goes on with them", style="red")

@@ -11,8 +11,10 @@ from typing import Any
 
 from pydantic import Field
 
+from ablations.choices import Choice
 from ogp.config import Name, RunConfig, Settings
 from ogp.config_files import ConfigError, merge, read_yaml, set_value, validate
+from ogp.hub import on_hub
 from ogp.identity import run_id
 from ogp.results import PlannedRun, StudyPlan
 
@@ -38,10 +40,18 @@ class Study(Settings):
     """The content of a study file."""
 
     question: str = Field(min_length=1, description="what the study answers")
+    like: Name | None = Field(
+        None,
+        description="study whose settings, references, base and smoke settings hold here where nothing else is said",
+    )
+    take: tuple[Name, ...] = Field((), description="arms of that study that stand in this table too, first")
     settings: dict[str, Any] = Field(default_factory=dict, description="run settings of all arms")
     references: dict[Name, Arm] = Field(min_length=1, description="untrained models every arm is read against")
     base: Name = Field(description="the reference that every arm starts from")
     arms: dict[Name, Arm] = Field(min_length=1, description="rows of the table, in order")
+    choices: dict[Name, Choice] = Field(
+        default_factory=dict, description="last rows: the arm that is best on the select split"
+    )
     smoke: Smoke = Field(description="the tiny version, for tests and a first look")
 
 
@@ -51,11 +61,39 @@ class Planned:
 
     plan: StudyPlan
     configs: dict[str, RunConfig]
+    choices: dict[str, Choice]
 
 
 def study_names() -> list[str]:
     """Names of the study files, without base.yaml."""
     return sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "base")
+
+
+def needs_hub(name: str) -> bool:
+    """Whether a study starts from a model or takes data that are on the hub: `--study all` leaves it out."""
+    settings = load_study(study_path(name)).settings
+    return any(on_hub(settings.get(section, {}).get("source", "embedded:")) for section in ("model", "data"))
+
+
+def load_study(path: Path) -> Study:
+    """The study in a file, joined with the one it is `like`; `ConfigError` for any mistake in it."""
+    study = validate(Study, _joined(read_yaml(path), path), str(path))
+    _check_names(study, path)
+    return study
+
+
+def _joined(own: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The study as written, on top of the settings of the study it is like and with the arms it takes from there."""
+    if not isinstance(own.get("like"), str):
+        return own
+    other = read_yaml(study_path(own["like"]))
+    taken = own.get("take") or []
+    unknown = [name for name in taken if name not in other["arms"]]
+    if unknown:
+        raise ConfigError(f"{path}: `take`: {unknown[0]!r} is no arm of {own['like']}: {', '.join(other['arms'])}")
+    inherited = {key: other[key] for key in ("settings", "references", "base", "smoke")}
+    arms = {name: other["arms"][name] for name in taken} | (own.get("arms") or {})
+    return merge(inherited, own) | {"arms": arms}
 
 
 def study_path(name: str) -> Path:
@@ -80,14 +118,14 @@ def plan_study(
         raise ConfigError(
             f"--study {path.name!r}: the study's name becomes part of file names: use letters, digits, `.`, `_` and `-`"
         )
-    study = validate(Study, read_yaml(path), str(path))
-    _check_names(study, path)
+    study = load_study(path)
     arms = {key: study.arms[key] for key in study.smoke.arms} if smoke else study.arms
     if only:
         arms = {key: arm for key, arm in arms.items() if any(fnmatch.fnmatch(key, pattern) for pattern in only)}
         if not arms:
             raise ConfigError(f"--only {' '.join(only)}: matches no arm of {name}: {', '.join(study.arms)}")
 
+    choices = {key: each for key, each in study.choices.items() if set(each.among) <= set(arms)}
     common = merge(read_yaml(CONFIGS / "base.yaml"), study.settings)
     rows = [(key, arm, True, seeds[0]) for key, arm in study.references.items()]
     rows += [(key, arm, False, seed) for key, arm in arms.items() for seed in seeds]
@@ -106,7 +144,9 @@ def plan_study(
         identity = run_id(config)
         configs.setdefault(identity, config)
         runs.append(PlannedRun(arm=key, description=arm.description, reference=reference, seed=seed, run_id=identity))
-    return Planned(StudyPlan(study=name, question=study.question, base_arm=study.base, runs=tuple(runs)), configs)
+    return Planned(
+        StudyPlan(study=name, question=study.question, base_arm=study.base, runs=tuple(runs)), configs, choices
+    )
 
 
 def _check_names(study: Study, path: Path) -> None:
@@ -115,6 +155,12 @@ def _check_names(study: Study, path: Path) -> None:
         raise ConfigError(f"{path}: `arms.{both[0]}` is also a reference: rename one")
     if study.base not in study.references:
         raise ConfigError(f"{path}: `base`: {study.base!r} is not one of the references: {', '.join(study.references)}")
+    for key, choice in study.choices.items():
+        if key in study.arms or key in study.references:
+            raise ConfigError(f"{path}: `choices.{key}` is also an arm or a reference: rename one")
+        absent = [name for name in choice.among if name not in study.arms]
+        if absent:
+            raise ConfigError(f"{path}: `choices.{key}.among`: {absent[0]!r} is not one of the arms")
     unknown = [name for name in study.smoke.arms if name not in study.arms]
     if unknown:
         raise ConfigError(f"{path}: `smoke.arms`: {unknown[0]!r} is not one of the arms: {', '.join(study.arms)}")

@@ -12,6 +12,7 @@ from ogp.config_files import load_config, to_yaml
 from ogp.exit_codes import DIVERGED, DONE, machine_fault
 from ogp.gate.command import add_arguments as add_gate_arguments
 from ogp.gate.command import main as gate_main
+from ogp.hub import check_sources
 from ogp.redaction import guard_output
 
 
@@ -108,6 +109,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     config = _settings(options)  # before seconds of imports: mistakes are told at once
+    check_sources(config)
     from ogp.run import prepare, run_experiment
 
     try:

@@ -38,24 +38,67 @@ class ModelSettings(Settings):
     )
 
 
-class DataSettings(Settings):
-    """Prompt/answer pairs the target loss is taken on."""
+class PairsSettings(Settings):
+    """Where prompts and answers come from: the project's own sets, a .jsonl file, or a data set of the hub."""
 
     source: str = Field(
         "embedded:look-alikes",
         min_length=1,
-        description="embedded:look-alikes (fit split), a .jsonl file with prompt and answer, or a hub data set id",
+        description="embedded:look-alikes, embedded:harmful (answers refuse), embedded:ordinary (no answers), "
+        "a .jsonl file, or a hub data set id",
     )
     config: str | None = Field(None, description="configuration (subset) of a hub data set")
     revision: str | None = Field(None, description="commit of a hub data set; pin it for anything you report")
     split: str = Field(
         "fit", min_length=1, description="split of the source; a .jsonl file has only one and ignores it"
     )
+    filter: dict[str, str | bool | int | float] = Field(
+        default_factory=dict, description="keep the rows whose column equals the value, for example {is_safe: false}"
+    )
+    rows: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] | None = Field(
+        None, description="first row and the row after the last, counted from 0 after the filter; null takes all"
+    )
     prompt_column: str = Field("prompt", min_length=1, description="column that holds the user's prompt")
     answer_column: str = Field("answer", min_length=1, description="column that holds the desired answer")
+    answers: Literal["given", "model"] = Field(
+        "given", description="given: the answer column; model: the starting model's own greedy replies"
+    )
+    empty: Literal["refuse", "leave_out"] = Field(
+        "refuse", description="rows whose prompt or answer is blank: an error, or left out before rows are counted"
+    )
+
+    @model_validator(mode="after")
+    def _rows_in_order(self) -> PairsSettings:
+        if self.rows is not None and self.rows[0] >= self.rows[1]:
+            raise ValueError(f"`rows` {list(self.rows)} is empty: give the first row and the row after the last")
+        return self
+
+
+class MixSettings(PairsSettings):
+    """Pairs mixed into the training pairs, so that their target loss is followed too (replay)."""
+
+    share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="share of all training examples; a source that is too small is repeated"
+    )
+
+
+class DataSettings(PairsSettings):
+    """Prompt/answer pairs the target loss is taken on."""
+
+    mix: tuple[MixSettings, ...] = Field((), description="pairs of other sources mixed in, each with its `share`")
+    own_answer_tokens: int = Field(40, ge=1, description="longest reply where `answers` is model")
+    leaked: Literal["refuse", "leave_out"] = Field(
+        "refuse", description="training rows whose prompt is also an evaluation prompt: an error, or left out"
+    )
     max_tokens: int = Field(
         256, ge=8, description="longest example in tokens, template included; longer ones are left out"
     )
+
+    @model_validator(mode="after")
+    def _shares(self) -> DataSettings:
+        if sum(part.share for part in self.mix) >= 1:
+            raise ValueError("`mix`: the shares add up to 1 or more: nothing would be left for `source`")
+        return self
 
 
 class MethodSettings(Settings):
@@ -90,6 +133,24 @@ class MethodSettings(Settings):
     )
 
 
+class SecondStageSettings(Settings):
+    """Plain SFT after the first stage: the same pairs and settings, a fresh optimizer and schedule."""
+
+    steps: int = Field(12, ge=1, description="optimizer steps of the second stage")
+    learning_rate: float = Field(4e-6, gt=0, description="its peak learning rate; the original: a fifth of the first")
+
+
+class EarlyStoppingSettings(Settings):
+    """Judge prompts of the select families on the way, go back to the best step, stop when nothing gets better.
+
+    Best is the largest refusal rate of harmful prompts minus the over-refusal rate.
+    """
+
+    every: int = Field(2, ge=1, description="optimizer steps between two looks")
+    prompts: int = Field(24, ge=1, description="select prompts per side in a look")
+    patience: int = Field(2, ge=1, description="looks in a row without a better score that end the training")
+
+
 class TrainingSettings(Settings):
     """The optimiser's side of the run; transformers.Trainer executes it."""
 
@@ -112,6 +173,15 @@ class TrainingSettings(Settings):
         None, description="geometric decay: the rate of layer l is learning_rate * layer_decay^(last - l)"
     )
     checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints to resume from; 0 writes none")
+    second_stage: SecondStageSettings | None = Field(None, description="plain SFT afterwards; null has one stage only")
+    early_stopping: EarlyStoppingSettings | None = Field(
+        None, description="keep the step that is best on the select split; null keeps the last"
+    )
+
+    @property
+    def all_steps(self) -> int:
+        """Optimizer steps of both stages."""
+        return self.steps + (self.second_stage.steps if self.steps and self.second_stage else 0)
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingSettings:
@@ -123,6 +193,8 @@ class TrainingSettings(Settings):
             raise ValueError("`layer_multipliers` and `layer_decay` are both set: keep one, set the other to null")
         if self.layer_multipliers is not None and not all(m >= 0 for m in self.layer_multipliers or (-1.0,)):
             raise ValueError("`layer_multipliers` must be one or more numbers >= 0")
+        if self.second_stage is not None and self.early_stopping is not None:
+            raise ValueError("`second_stage` and `early_stopping` are both set: keep one, set the other to null")
         return self
 
 
@@ -130,6 +202,14 @@ class EvaluationSettings(Settings):
     """What is measured, on which prompts, and when."""
 
     split: Literal["fit", "select", "report"] = Field("report", description="families the final figures are taken on")
+    look_alikes_from: PairsSettings | None = Field(
+        None, description="benign prompts of another source than the project's own, for example XSTest's safe ones"
+    )
+    harmful_from: PairsSettings | None = Field(None, description="harmful prompts of another source")
+    ordinary_from: PairsSettings | None = Field(None, description="ordinary prompts of another source")
+    validation_from: PairsSettings | None = Field(
+        None, description="pairs of another source that carry the validation loss"
+    )
     look_alikes: int = Field(60, ge=0, description="benign look-alike prompts judged at the end (over-refusal)")
     harmful: int = Field(60, ge=0, description="harmful prompts judged at the end (refusal to keep)")
     ordinary: int = Field(60, ge=0, description="ordinary prompts judged at the end")
@@ -149,6 +229,9 @@ class EvaluationSettings(Settings):
     )
     drift_prompts: int = Field(24, ge=0, description="ordinary prompts whose base-model replies carry KL from base")
     base: str | None = Field(None, description="model the drift is measured from; null is the starting model")
+    select_prompts: int = Field(
+        0, ge=0, description="select prompts per side judged at the end, for choosing among arms; 0 for none"
+    )
     curve_steps: tuple[int, ...] = Field((), description="steps with a small evaluation on the way (iso-comparison)")
     curve_prompts: int = Field(16, ge=1, description="prompts per side in the evaluations on the way")
     curve_drift_prompts: int = Field(

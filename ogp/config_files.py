@@ -193,6 +193,6 @@ def _lines(config: BaseModel, indent: str, described: bool) -> Iterable[str]:
             yield f"{indent}{name}:"
             yield from _lines(value, indent + "  ", described)
         else:
-            plain = list(value) if isinstance(value, tuple) else value
+            plain = config.model_dump(mode="json", include={name})[name]
             text = yaml.dump(redacted(plain), Dumper=_Dumper, default_flow_style=True, width=10**6)
             yield f"{indent}{name}: {text.split(chr(10))[0]}"

@@ -1,4 +1,4 @@
-"""Prompts and answers: the project's own sets, local JSONL, hub data sets; chat template and answer labels; leakage."""
+"""Prompts and answers: the project's own sets, the text a model sees of them, answer labels, leakage."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ogp.config import DataSettings
-from ogp.network import hub_reachable
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROMPTS = Path(__file__).parent / "prompts"
 SIDES = ("look_alikes", "harmful", "ordinary")
+TEMPLATE_DATE = "26 Jul 2024"  # what templates with a date fall back on themselves
 
 
 class DataError(ValueError):
@@ -44,6 +42,8 @@ class Pair:
 
     prompt: str
     answer: str
+    ended: bool = True
+    """False for a reply that was cut: no end of turn is learnt after it."""
 
 
 def load_prompts(side: str, split: str, limit: int | None = None) -> list[Prompt]:
@@ -63,70 +63,6 @@ def load_prompts(side: str, split: str, limit: int | None = None) -> list[Prompt
     return turns[:limit]
 
 
-def load_pairs(settings: DataSettings) -> list[Pair]:
-    """The training pairs `settings` name; `DataError` says what is wrong with which row."""
-    if settings.source == "embedded:look-alikes":
-        return [Pair(row.prompt, row.answer or "") for row in load_prompts("look_alikes", settings.split)]
-    if settings.source.startswith("embedded:"):
-        raise DataError(
-            f"`data.source`: {settings.source!r} is unknown; the project's own pairs are embedded:look-alikes"
-        )
-    path = Path(settings.source).expanduser()
-    if path.suffix == ".jsonl" or path.is_file():
-        pairs = _pairs(_read_jsonl(path), settings, str(path))
-    else:
-        pairs = _pairs(_read_hub(settings), settings, settings.source)
-    if not pairs:
-        raise DataError(f"`data.source`: {settings.source} has no rows: training needs at least one")
-    return pairs
-
-
-def _pairs(rows: Iterable[tuple[int, Any]], settings: DataSettings, origin: str) -> list[Pair]:
-    pairs = []
-    for number, row in rows:
-        fields = row if isinstance(row, dict) else {}
-        prompt, answer = fields.get(settings.prompt_column), fields.get(settings.answer_column)
-        if not (isinstance(prompt, str) and isinstance(answer, str) and prompt.strip() and answer.strip()):
-            raise DataError(
-                f"{origin}:{number}: needs text in `{settings.prompt_column}` and `{settings.answer_column}`, found "
-                f"{', '.join(fields) or type(row).__name__}; "
-                "set data.prompt_column and data.answer_column"
-            )
-        pairs.append(Pair(prompt, answer))
-    return pairs
-
-
-def _read_jsonl(path: Path) -> Iterable[tuple[int, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"`data.source`: {path} cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{number}: not JSON: {error.msg}") from error
-
-
-def _read_hub(settings: DataSettings) -> Iterable[tuple[int, Any]]:
-    if not hub_reachable():
-        raise DataError(
-            f"`data.source`: the hub cannot be reached for {settings.source!r}: save it as a .jsonl file with "
-            f"`{settings.prompt_column}` and `{settings.answer_column}` and give the file's path"
-        )
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(settings.source, settings.config, split=settings.split, revision=settings.revision)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"`data.source`: cannot load {settings.source!r}, split {settings.split!r}: {str(error).splitlines()[0]}; "
-            "for a gated set accept its terms on its page and set HF_TOKEN"
-        ) from error
-    return enumerate(rows, 1)
-
-
 def normalise(text: str) -> str:
     """Text reduced to what matters for "the same prompt": case, accents' form, punctuation and spacing are dropped."""
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
@@ -139,15 +75,28 @@ def leakage(training: Iterable[str], evaluation: Iterable[str]) -> list[str]:
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    """The text a reply is generated after: the model's own chat template, or `User: ... Assistant:` without one.
+    """The text a reply is generated after: the model's own chat template around one user turn.
 
-    Control tokens inside the prompt (`<|im_end|>`) are broken up by a space: data never ends a turn.
+    A tokenizer without a template gets `User: <prompt>` and `Assistant: ` on two lines, after the token it begins
+    every text with, if any. Control tokens inside the prompt (`<|im_end|>`) are broken up by a space: data never ends
+    a turn.
     """
     prompt = neutralise(tokenizer, prompt)
     if tokenizer.chat_template is None:
-        return f"User: {prompt}\nAssistant: "
-    turns = [{"role": "user", "content": prompt}]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        return f"{_first_token(tokenizer)}User: {prompt}\nAssistant: "
+    return _in_template(tokenizer, [{"role": "user", "content": prompt}], add_generation_prompt=True)
+
+
+def _in_template(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], **options: bool) -> str:
+    # templates of the Llama 3 family write today's date unless they are given one: a run must not depend on the day
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, date_string=TEMPLATE_DATE, **options))
+
+
+def _first_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The beginning-of-sequence token where the tokenizer puts one before every text, else nothing."""
+    with_special, plain = tokenizer.encode("a"), tokenizer.encode("a", add_special_tokens=False)
+    begins = with_special[:1] == [tokenizer.bos_token_id] != plain[:1]
+    return str(tokenizer.bos_token) if begins else ""
 
 
 def neutralise(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -175,7 +124,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], max_tokens
 
 
 def _answer_turn(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> str:
-    """The answer up to and with the token that ends the assistant's turn, as the template writes it."""
+    """The answer up to and with the token that ends the assistant's turn, as the template writes it.
+
+    A reply that was cut ends where it was cut.
+    """
     answer = neutralise(tokenizer, pair.answer)
     text = answer
     if tokenizer.chat_template is not None:
@@ -184,11 +136,15 @@ def _answer_turn(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> str:
             {"role": "user", "content": neutralise(tokenizer, pair.prompt)},
             {"role": "assistant", "content": answer},
         ]
-        whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
+        whole = _in_template(tokenizer, turns)
         if whole.startswith(start):
             text = whole.removeprefix(start).rstrip()
     ends = tuple(token for token in tokenizer.all_special_tokens if token)
-    return text if text.endswith(ends) else text + str(tokenizer.eos_token)
+    if pair.ended:
+        return text if text.endswith(ends) else text + str(tokenizer.eos_token)
+    while text.endswith(ends):  # the reply was cut: what ends a turn did not follow
+        text = next(text.removesuffix(token) for token in ends if text.endswith(token)).rstrip()
+    return text
 
 
 def digest(examples: Sequence[dict[str, Any]], *more: Any) -> str:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from ogp.config import RunConfig
 from ogp.embedded import GGUF_SHA256, digest_of, over_refusing_folder
+from ogp.hub import sources
 
 PACKAGE = Path(__file__).parent
 # Modules that draw, parse or file things but decide no number; a change in them leaves finished runs valid.
 UNDECIDING = {
-    *("cli.py", "config_files.py", "clean.py", "doctor", "exit_codes.py", "gate", "identity.py", "network.py"),
+    *("cli.py", "config_files.py", "clean.py", "doctor", "exit_codes.py", "gate", "hub.py", "identity.py", "network.py"),
     *("progress.py", "redaction.py", "results.py", "results_lock.py", "run_state.py", "status.py", "tracking.py"),
 }
 LIBRARIES = ("torch", "transformers", "peft", "lm_eval")
@@ -63,9 +64,9 @@ def _folder_key(folder: Path) -> str:
 
 def _data_key(config: RunConfig) -> list[str]:
     paths = sorted(PACKAGE.glob("prompts/*.jsonl")) + sorted((PACKAGE / "evaluation" / "tasks").iterdir())
-    source = Path(config.data.source).expanduser()
-    if config.training.steps and source.is_file():
-        paths.append(source)
+    parts = [config.evaluation, *((config.data, config.method) if config.training.steps else ())]
+    named = sorted({source for part in parts for kind, source, _ in sources(part) if kind == "dataset"})
+    paths += [Path(source).expanduser() for source in named]
     return [digest_of(path) for path in paths if path.is_file()]
 
 

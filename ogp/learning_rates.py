@@ -64,8 +64,10 @@ def layer_factor(
 ) -> float:
     """Learning-rate factor of a parameter at `depth`, 0 (embeddings) to `deepest` (final norm and head)."""
     if layer_multipliers is not None:
-        place = (depth - 1) * len(layer_multipliers) // (deepest - 1)
-        return float(layer_multipliers[min(max(place, 0), len(layer_multipliers) - 1)])
+        layers, buckets = deepest - 1, len(layer_multipliers)
+        # bucket k begins at layer k * layers // buckets, as in the original; layers count from 0
+        begun = sum(depth - 1 >= k * layers // buckets for k in range(1, buckets))
+        return float(layer_multipliers[begun])
     return 1.0 if layer_decay is None else float(layer_decay ** (deepest - depth))
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ogp.config import ModelSettings
 from ogp.embedded import ModelError, is_complete, original_model, over_refusing_folder
-from ogp.network import hub_reachable
+from ogp.hub import on_hub, require
+from ogp.network import hub_address, hub_reachable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 
 def model_folder(source: str) -> Path | None:
@@ -27,7 +31,7 @@ def model_folder(source: str) -> Path | None:
     path = Path(source).expanduser()
     if path.is_dir():
         return path
-    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+    if not on_hub(source):
         raise ModelError(
             f"`model.source`: folder {source!r} does not exist: give a model folder or a hub id like org/name"
         )
@@ -37,12 +41,15 @@ def model_folder(source: str) -> Path | None:
 def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model in evaluation mode, with LoRA adapters if asked for, and its tokenizer (left padding, for generation).
 
-    Errors: `ModelError` with what to do when the model is not there, not safetensors, gated, or the hub is away.
+    Errors: `ModelError` or `HubError` with what to do when the model is not there, not safetensors, gated, or the hub
+    is away.
     """
+    folder = model_folder(settings.source)
+    if folder is None:
+        require("model", settings.source, settings.revision)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = model_folder(settings.source)
     where = str(folder) if folder else settings.source
     offline = folder is not None or not hub_reachable()
     try:
@@ -63,6 +70,11 @@ def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToke
         )
     except (OSError, ValueError) as error:
         raise ModelError(_why_not(settings.source, folder, offline, error)) from error
+    if folder is None and settings.revision is None:
+        commit = getattr(model.config, "_commit_hash", None)
+        logger.warning("`model.revision` is not pinned: %s is at commit %s now", settings.source, commit)
+    if tokenizer.eos_token is None:
+        raise ModelError(f"`model.source`: the tokenizer of {settings.source!r} has no end-of-sequence token: set one")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if settings.lora is not None:
@@ -87,17 +99,14 @@ def _with_adapters(model: PreTrainedModel, settings: ModelSettings) -> PreTraine
 
 
 def _why_not(source: str, folder: Path | None, offline: bool, error: Exception) -> str:
-    first_line = str(error).strip().split("\n")[0][:200]
+    first_line = (str(error).strip().split("\n") or [""])[0][:200]
     if folder:
         remedy = "the folder needs config.json, tokenizer files and model.safetensors"
     elif offline:
-        remedy = (
-            "the hub cannot be reached and the model is not in the local hub cache: download it where there is a "
-            "network and give the folder's path, or use embedded:over-refusing"
-        )
+        remedy = f"the local hub cache holds only a part of it: run `hf download {source}` where there is a network"
     else:
         remedy = (
-            "check the id and revision; for a gated model accept its licence on its page and set HF_TOKEN; "
-            "only safetensors weights are accepted"
+            f"check its files and the revision at {hub_address()}/{source}; only safetensors weights are accepted, "
+            "and no code of the repository is run"
         )
     return f"`model.source`: cannot load {source!r}: {remedy} ({first_line})"

@@ -18,6 +18,8 @@ CONFIG = "config.yaml"
 TRAIN_LOG = "train.jsonl"
 COMPLETIONS = "completions.jsonl"
 ITEMS = "items.jsonl"
+SELECT = "select.json"  # what arms are chosen by; never reported
+SELECT_COMPLETIONS = "select_completions.jsonl"
 
 R = TypeVar("R", bound="Record")
 Side = Literal["look_alikes", "harmful", "ordinary"]

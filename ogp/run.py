@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -13,32 +13,36 @@ from typing import Any
 
 import torch
 
-from ogp.config import RunConfig
+from ogp.config import EvaluationSettings, RunConfig
 from ogp.config_files import to_yaml
-from ogp.data import SIDES, DataError, Pair, encode, leakage, load_pairs, load_prompts
-from ogp.embedded import cache_dir, is_complete, original_model
+from ogp.data import Pair, load_prompts
+from ogp.embedded import cache_dir, original_model
 from ogp.evaluation import measure
 from ogp.evaluation.drift import BaseReplies, base_replies
 from ogp.evaluation.judges import find_judge
+from ogp.evaluation.select import look
 from ogp.identity import library_versions, model_key, run_id
 from ogp.models import load_model
 from ogp.over_refusing import make_over_refusing
+from ogp.pairs import load_pairs, side_prompts
 from ogp.progress import Progress
 from ogp.results import (
     COMPLETIONS,
     CONFIG,
     ITEMS,
     RESULT,
+    SELECT,
+    SELECT_COMPLETIONS,
     Evaluation,
     RunResult,
     write_atomic,
     write_lines,
     write_record,
 )
-from ogp.trainer import Diverged, OGPTrainer, make_training_arguments
+from ogp.stages import train
+from ogp.trainer import Diverged
+from ogp.training_data import training_examples
 from ogp.training_record import TrainingRecord
-
-CHECKPOINTS = "checkpoints"
 
 
 def prepare(config: RunConfig) -> None:
@@ -60,13 +64,14 @@ def run_experiment(config: RunConfig, folder: Path, *, halved: bool = False) -> 
     started = time.monotonic()
     planned, config = config, config.halved() if halved else config
     folder.mkdir(parents=True, exist_ok=True)
-    progress = Progress(folder, config.training.steps)
+    steps = config.training.all_steps
+    progress = Progress(folder, steps)
     progress.beat()
     find_judge(config.evaluation.judge)  # a misspelt judge is found before training, not after
     write_atomic(folder / CONFIG, to_yaml(planned))
     torch.manual_seed(config.seed)
     model, tokenizer = load_model(config.model)
-    examples = encode(tokenizer, _training_pairs(config), config.data.max_tokens) if config.training.steps else []
+    examples = training_examples(config, model, tokenizer) if config.training.steps else []
     progress.at("base replies")
     base = _base_replies(config, model, tokenizer)
 
@@ -74,19 +79,20 @@ def run_experiment(config: RunConfig, folder: Path, *, halved: bool = False) -> 
     status, message = "done", ""
     try:
         if examples:
-            _train(config, model, tokenizer, examples, record, folder)
-        progress.at("evaluating", config.training.steps)
+            train(config, model, tokenizer, examples, record, folder, progress)
+        progress.at("evaluating", steps)
         measured = _final(config, model, tokenizer, base, progress)
+        _look_at_select(config, model, tokenizer, progress, folder)
     except (Diverged, FloatingPointError) as error:
         status, message, measured = "diverged", str(error), measure.Measured()
 
     completions = [
         *record.completions,
-        *({"step": config.training.steps, "final": True, **r} for r in measured.completions),
+        *({"step": steps, "final": True, **r} for r in measured.completions),
     ]
     write_lines(folder / COMPLETIONS, completions)
     write_lines(folder / ITEMS, measured.items)
-    final = Evaluation(step=config.training.steps, split=config.evaluation.split, final=True, metrics=measured.metrics)
+    final = Evaluation(step=steps, split=config.evaluation.split, final=True, metrics=measured.metrics)
     result = RunResult(
         run_id=run_id(planned),
         study=config.study,
@@ -109,22 +115,10 @@ def run_experiment(config: RunConfig, folder: Path, *, halved: bool = False) -> 
     return result
 
 
-def _training_pairs(config: RunConfig) -> list[Pair]:
-    pairs = load_pairs(config.data)
-    asked = [row.prompt for side in SIDES for row in load_prompts(side, config.evaluation.split)]
-    leaked = leakage((pair.prompt for pair in pairs), asked)
-    if leaked and config.evaluation.split != config.data.split:
-        raise DataError(
-            f"`data.source`: {len(leaked)} evaluation prompts of split {config.evaluation.split!r} are also training "
-            f"prompts, for example {leaked[0]!r}: remove them from the training data"
-        )
-    return pairs
-
-
 def _base_replies(config: RunConfig, model: Any, tokenizer: Any) -> BaseReplies | None:
     """The replies drift is measured on: of the starting model, or of `evaluation.base` where that is another one."""
     settings = config.evaluation
-    prompts = load_prompts("ordinary", settings.split, settings.drift_prompts)
+    prompts = side_prompts(settings, "ordinary", settings.split, settings.drift_prompts)
     if not prompts:
         return None
     source = settings.base or config.model.source
@@ -138,32 +132,6 @@ def _base_replies(config: RunConfig, model: Any, tokenizer: Any) -> BaseReplies 
         cache=cache_dir() / "base-replies",
         model_key=f"{model_key(source)} {config.model.dtype} {torch.get_num_threads()} threads",
     )
-
-
-def _train(
-    config: RunConfig, model: Any, tokenizer: Any, examples: list[dict[str, Any]], record: TrainingRecord, folder: Path
-) -> None:
-    trainer = OGPTrainer(
-        model=model,
-        args=make_training_arguments(config.training, folder / CHECKPOINTS, seed=config.seed),
-        train_dataset=examples,
-        method=config.method,
-        training=config.training,
-        teacher_cache_dir=cache_dir() / "teacher",
-        processing_class=tokenizer,
-        callbacks=[record],
-    )
-    trainer.train(resume_from_checkpoint=_newest_checkpoint(folder / CHECKPOINTS))
-    reached = trainer.state.global_step
-    if reached != config.training.steps:
-        raise RuntimeError(f"training returned after {reached} of {config.training.steps} steps: the run is not done")
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # three times the model's size, and of no more use
-
-
-def _newest_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that is whole; Trainer would take a torn one, or go on with a fresh optimizer."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    return next((str(path) for path in reversed(found) if is_complete(path)), None)
 
 
 def _final(
@@ -185,9 +153,7 @@ def _final(
     progress.at("drift")
     if base is not None:
         metrics |= measure.drift_metrics(model, base, settings)
-    held_out = [
-        Pair(row.prompt, row.answer or "") for row in load_prompts("look_alikes", "select", settings.validation_pairs)
-    ]
+    held_out = _held_out(settings)
     if held_out:
         metrics["validation_loss"] = measure.validation_loss(
             model,
@@ -199,6 +165,23 @@ def _final(
         )
     judged = measure.judge_completions(rows, settings.judge)
     return measure.Measured(measure.refusal_metrics(judged) | metrics, judged, items)
+
+
+def _look_at_select(config: RunConfig, model: Any, tokenizer: Any, progress: Progress, folder: Path) -> None:
+    """Leave `select.json` for whoever chooses among arms; it is no part of the result, which is what is reported."""
+    settings = config.evaluation
+    if settings.select_prompts:
+        found, rows = look(model, tokenizer, settings, prompts=settings.select_prompts, heartbeat=progress.beat)
+        write_lines(folder / SELECT_COMPLETIONS, rows)
+        write_atomic(folder / SELECT, json.dumps({"judge": find_judge(settings.judge).label} | found, indent=1))
+
+
+def _held_out(settings: EvaluationSettings) -> list[Pair]:
+    """Pairs for the validation loss: the project's select families, which nothing is reported on."""
+    if settings.validation_from is not None:
+        return load_pairs(settings.validation_from)[: settings.validation_pairs]
+    rows = load_prompts("look_alikes", "select", settings.validation_pairs)
+    return [Pair(row.prompt, row.answer or "") for row in rows]
 
 
 def environment() -> dict[str, str]:

@@ -44,17 +44,21 @@ class TrainingRecord(TrainerCallback):
         self.completions: list[dict[str, Any]] = []
         self.evaluations: list[Evaluation] = []
         self.seconds = 0.0
+        self.steps_before = 0
+        """Steps of earlier stages: each stage's own count begins at 0."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the files anew, keeping what a resumed run has already made."""
-        kept = {path: self._earlier(path, state.global_step) for path in (self._path, self._curve)}
+        step = self.steps_before + state.global_step
+        kept = {path: self._earlier(path, step) for path in (self._path, self._curve)}
         for path, rows in kept.items():
             write_lines(path, rows)
         self.steps = kept[self._path]
+        self.evaluations, self.completions = [], []
         for row in kept[self._curve]:
             self.evaluations.append(Evaluation.model_validate(row["evaluation"]))
             self.completions += row["completions"]
-        self._began = time.monotonic()
+        self._began, self._aside = time.monotonic(), 0.0
 
     @staticmethod
     def _earlier(path: Path, step: int) -> list[dict[str, Any]]:
@@ -65,17 +69,18 @@ class TrainingRecord(TrainerCallback):
         """Append one optimizer step and force it to the disk: a killed run keeps every step it made."""
         if not logs or "train_loss_step" not in logs:
             return
+        step = self.steps_before + state.global_step
         logged = {key: value for key, value in logs.items() if key not in {"step", "epoch", "layers"}}
         scalars: dict[str, Any] = {key: value if math.isfinite(value) else None for key, value in logged.items()}
-        row = {"step": state.global_step, **scalars}
+        row = {"step": step, **scalars}
         if "layers" in logs:
             row["layers"] = logs["layers"]
         self.steps.append(row)
         _append(self._path, row)
         if row["train_loss_step"] is not None:
             self._epoch_losses.append(row["train_loss_step"])
-        self._mirror.log(scalars, state.global_step)
-        self._progress.at("training", state.global_step)
+        self._mirror.log(scalars, step)
+        self._progress.at("training", step)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Seal the checkpoint: one without a manifest, or that differs from it, is never resumed from."""
@@ -83,10 +88,11 @@ class TrainingRecord(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """The small evaluation the settings ask for here: both sides, KL from base; its time is not training time."""
-        if state.global_step not in self._config.evaluation.curve_steps or state.global_step == state.max_steps:
+        step = self.steps_before + state.global_step
+        if step not in self._config.evaluation.curve_steps or step == self._config.training.all_steps:
             return
         began, settings = time.monotonic(), self._config.evaluation
-        self._progress.at("evaluating on the way", state.global_step)
+        self._progress.at("evaluating on the way", step)
         rows = measure.complete_sides(
             model,
             self._tokenizer,
@@ -99,23 +105,23 @@ class TrainingRecord(TrainerCallback):
         metrics = measure.refusal_metrics(judged)
         if self._base is not None:
             metrics |= measure.curve_drift(model, self._base, settings)
-        evaluation = Evaluation(step=state.global_step, split=settings.split, final=False, metrics=metrics)
-        completions = [{"step": state.global_step, "final": False, **row} for row in judged]
+        evaluation = Evaluation(step=step, split=settings.split, final=False, metrics=metrics)
+        completions = [{"step": step, "final": False, **row} for row in judged]
         self.evaluations.append(evaluation)
         self.completions += completions
         _append(self._curve, {"evaluation": evaluation.model_dump(mode="json"), "completions": completions})
-        self._mirror.log(_scalars(metrics), state.global_step)
+        self._mirror.log(_scalars(metrics), step)
         self._aside += time.monotonic() - began
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Mirror the mean target loss of the epoch."""
         if self._epoch_losses:
-            self._mirror.log({"avg_epoch_loss": fmean(self._epoch_losses)}, state.global_step)
+            self._mirror.log({"avg_epoch_loss": fmean(self._epoch_losses)}, self.steps_before + state.global_step)
             self._epoch_losses.clear()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop the clock."""
-        self.seconds = time.monotonic() - self._began - self._aside
+        self.seconds += time.monotonic() - self._began - self._aside
 
     def finish(self, metrics: Mapping[str, Metric]) -> None:
         """Mirror the final evaluation and close the mirror; the evaluations on the way are in the result by now."""

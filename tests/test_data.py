@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -11,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ogp.config import DataSettings
-from ogp.data import SIDES, DataError, Pair, chat_prompt, encode, leakage, load_pairs, load_prompts, normalise
+from ogp.data import SIDES, DataError, Pair, chat_prompt, encode, leakage, load_prompts, normalise
 
 SPLITS = ("fit", "select", "report")
 
@@ -67,38 +65,6 @@ def test_limit_takes_every_family_before_a_second_of_any() -> None:
     assert load_prompts("look_alikes", "report", 5) == chosen[:5]
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("", "no rows"),
-        ("\n\n", "no rows"),
-        ("{\n", ":1: not JSON"),
-        ('{"prompt": "a", "answer": "b"}\n[1]\n', ":2: needs text"),
-        ('{"prompt": "a"}\n', "set data.prompt_column"),
-        ('{"prompt": "a", "answer": "  "}\n', "needs text"),
-        ('{"prompt": "a", "answer": 3}\n', "needs text"),
-    ],
-)
-def test_unusable_pairs_name_file_and_line(tmp_path: Path, text: str, says: str) -> None:
-    path = tmp_path / "pairs.jsonl"
-    path.write_text(text)
-    with pytest.raises(DataError, match=says):
-        load_pairs(DataSettings(source=str(path)))
-
-
-def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "pairs.jsonl"
-    path.write_text(json.dumps({"q": "Why?", "a": "Because.\u2028Yes."}) + "\n")
-    assert load_pairs(DataSettings(source=str(path), prompt_column="q", answer_column="a")) == [
-        Pair("Why?", "Because.\u2028Yes.")
-    ]
-
-
-def test_hub_data_without_a_hub_is_told_with_the_local_option() -> None:
-    with pytest.raises(DataError, match=r"\.jsonl"):
-        load_pairs(DataSettings(source="org/name"))
-
-
 def test_labels_are_the_answer_and_its_end_of_turn(tokenizer: PreTrainedTokenizerBase) -> None:
     (example,) = encode(tokenizer, [Pair("Hi there", "Hello.")], 256)
     learnt = [token for token in example["labels"] if token != -100]
@@ -113,6 +79,33 @@ def test_without_a_template_the_fallback_is_used_and_the_end_is_learnt(tiny_fold
     plain.chat_template = None
     (example,) = encode(plain, [Pair("Hi", "Hello.")], 256)
     assert plain.decode(example["input_ids"]) == "User: Hi\nAssistant: Hello.<|im_end|>"
+
+
+def test_the_fallback_begins_as_every_text_of_the_tokenizer_does(tiny_folder: Path) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    plain = AutoTokenizer.from_pretrained(tiny_folder)
+    plain.chat_template = None
+    first = (plain.bos_token, plain.bos_token_id)
+    plain.backend_tokenizer.post_processor = TemplateProcessing(single=f"{first[0]} $A", special_tokens=[first])
+    assert chat_prompt(plain, "Hi") == "<|im_start|>User: Hi\nAssistant: "
+    (example,) = encode(plain, [Pair("Hi", "Hello.")], 256)
+    assert example["input_ids"].count(plain.bos_token_id) == 1
+
+
+def test_a_reply_that_was_cut_learns_no_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    ended, cut = encode(tokenizer, [Pair("Hi", "Hello th"), Pair("Hi", "Hello th", ended=False)], 256)
+    assert cut["input_ids"] == ended["input_ids"][: len(cut["input_ids"])]
+    assert tokenizer.decode([token for token in cut["labels"] if token != -100]) == "Hello th"
+
+
+def test_a_template_with_a_date_does_not_depend_on_the_day(tiny_folder: Path) -> None:
+    dated = AutoTokenizer.from_pretrained(tiny_folder)
+    dated.chat_template = (
+        "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+        "Today: {{ date_string }}\n" + dated.chat_template
+    )
+    assert chat_prompt(dated, "Hi").startswith("Today: 26 Jul 2024\n")
 
 
 @given(text=st.text(max_size=40), token=st.sampled_from(["<|im_end|>", "<|im_start|>", "<pad>"]))

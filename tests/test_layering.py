@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-EVALUATION = {"evaluation", "config", "data", "results", "embedded", "models", "network"}
+EVALUATION = {"evaluation", "config", "data", "pairs", "results", "embedded", "models", "network"}
 FOUNDATION = {
     *("config", "config_files", "results", "identity", "embedded", "progress"),
-    *("exit_codes", "run_state", "results_lock", "redaction", "network"),
+    *("exit_codes", "run_state", "results_lock", "redaction", "network", "hub"),
 }
 ALLOWED = {
     "config": set(),
@@ -32,9 +32,12 @@ ALLOWED = {
     "config_files": {"config", "redaction"},
     "embedded": {"config", "results"},
     "tracking": {"config", "redaction"},
-    "identity": {"config", "embedded"},
-    "models": {"config", "embedded", "network"},
-    "data": {"config", "network"},
+    "identity": {"config", "embedded", "hub"},
+    "hub": {"config", "network"},
+    "models": {"config", "embedded", "hub", "network"},
+    "data": set(),
+    "pairs": {"config", "data", "hub"},
+    "training_data": {"config", "data", "pairs", "embedded", "identity", "evaluation"},
     "doctor": {"embedded", "network"},
     "batches": set(),
     "gradients": {"rules"},

@@ -53,11 +53,12 @@ def test_adapters_have_the_depth_of_their_layer() -> None:
     [
         (8, [0.25, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0, 1.0]),
         (4, [0.25, 0.25, 0.5, 0.75, 1.0, 1.0]),
-        (3, [0.25, 0.25, 0.5, 0.75, 1.0]),
-        (30, [0.25] * 9 + [0.5] * 7 + [0.75] * 8 + [1.0] * 8),
+        (3, [0.25, 0.5, 0.75, 1.0, 1.0]),
+        (18, [0.25] * 5 + [0.5] * 5 + [0.75] * 4 + [1.0] * 6),  # gemma-2b: the original's boundaries are 4, 9 and 13
+        (30, [0.25] * 8 + [0.5] * 8 + [0.75] * 7 + [1.0] * 9),
     ],
 )
-def test_buckets_hold_equally_many_layers(layers: int, expected: list[float]) -> None:
+def test_buckets_begin_where_the_originals_do(layers: int, expected: list[float]) -> None:
     found = [layer_factor(depth, layers + 1, (0.25, 0.5, 0.75, 1.0), None) for depth in range(layers + 2)]
     assert found == expected
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ogp.config import EvaluationSettings
-from ogp.data import SIDES, Pair, encode, load_prompts
+from ogp.data import SIDES, Pair, encode
 from ogp.evaluation.completions import generate, in_batches
 from ogp.evaluation.drift import BaseReplies, Drift, measure_drift
 from ogp.evaluation.judges import find_judge
+from ogp.pairs import side_prompts
 from ogp.results import Metric
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def complete_sides(
     heartbeat: Callable[[], None],
 ) -> list[dict[str, Any]]:
     """Unjudged completion records on the three sides, `limits[side]` prompts each, all generated in one go."""
-    chosen = [(side, prompt) for side in SIDES for prompt in load_prompts(side, split, limits[side])]
+    chosen = [(side, prompt) for side in SIDES for prompt in side_prompts(settings, side, split, limits[side])]
     replies = generate(
         model,
         tokenizer,

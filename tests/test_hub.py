@@ -1,0 +1,108 @@
+"""What can be had from the hub, and what is said when it cannot. A small server plays the hub."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from ogp.config import ModelSettings
+from ogp.hub import HubError, on_hub, require
+from ogp.models import load_model
+
+ROOT = Path(__file__).parent.parent
+ANSWERS = {"gated": (403, "GatedRepo"), "absent": (404, "RepoNotFound"), "open": (200, "")}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers an access check by the name asked for."""
+
+    def do_GET(self) -> None:
+        code, reason = next(answer for name, answer in ANSWERS.items() if name in self.path)
+        self.send_response(code)
+        if reason:
+            self.send_header("X-Error-Code", reason)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *args: object) -> None:
+        """Nothing is printed."""
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("org/name", True),
+        ("gpt2", True),
+        ("embedded:original", False),
+        ("./org/name", False),
+        ("~/name", False),
+        ("a/b/c", False),
+        ("pairs.jsonl", False),
+        (str(ROOT), False),
+    ],
+)
+def test_ids_are_told_from_paths(source: str, expected: bool) -> None:
+    assert on_hub(source) == expected
+
+
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_without_a_network_the_error_names_download_and_local_option(kind: str) -> None:
+    with pytest.raises(HubError, match=r"hf download org/name") as caught:
+        require(kind, "org/name")  # type: ignore[arg-type]
+    assert (".jsonl" if kind == "dataset" else "embedded:over-refusing") in str(caught.value)
+
+
+def test_a_run_that_cannot_start_says_so_before_torch_is_loaded(tmp_path: Path) -> None:
+    """The imports alone would take several times the second that an answer may take."""
+    code = (
+        "import sys; from ogp.cli import main\n"
+        f"out = {str(tmp_path / 'run')!r}\n"
+        "code = main(['train', '--out', out, '--set', 'data.source=PKU-Alignment/BeaverTails'])\n"
+        "print(code, 'torch' in sys.modules, 'transformers' in sys.modules, 'datasets' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["2", "False", "False", "False"]
+    assert "hf download PKU-Alignment/BeaverTails --repo-type dataset" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("org/gated", "accept its licence at {hub}/datasets/org/gated and set HF_TOKEN"),
+        ("org/absent", "is not on the hub, or private"),
+        ("org/open", "None"),
+    ],
+)
+def test_a_hub_that_says_no_is_understood(hub: str, source: str, says: str) -> None:
+    code = (
+        "import sys; from ogp.hub import HubError, require\n"
+        "try: print(require('dataset', sys.argv[1]))\n"
+        "except HubError as error: print(error)"
+    )
+    environment = {**os.environ, "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
+    told = subprocess.run(
+        [sys.executable, "-c", code, source], cwd=ROOT, capture_output=True, text=True, check=True, env=environment
+    )
+    assert says.format(hub=hub) in told.stdout
+
+
+def test_loading_a_hub_model_asks_first() -> None:
+    with pytest.raises(HubError, match="the hub cannot be reached"):
+        load_model(ModelSettings(source="google/gemma-2b-it"))
