@@ -95,9 +95,10 @@ def _refusal(kind: Kind, source: str) -> str | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-    page = f"{hub_address().rstrip("/")}/{'datasets/' if kind == 'dataset' else ''}{source}"
+    hub = hub_address().rstrip("/")
+    page = f"{hub}/{'datasets/' if kind == 'dataset' else ''}{source}"
     try:
-        HfApi(endpoint=hub_address().rstrip("/")).auth_check(source, repo_type=kind)
+        HfApi(endpoint=hub).auth_check(source, repo_type=kind)
     except GatedRepoError:
         return f"is gated: accept its licence at {page} and set HF_TOKEN to a token of the account that did"
     except RepositoryNotFoundError:
