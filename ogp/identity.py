@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -80,8 +81,9 @@ def _data_key(config: RunConfig) -> list[str]:
     return [digest_of(path) for path in paths if path.is_file()]
 
 
+@cache
 def code_key() -> str:
-    """Hash of the deciding modules' syntax trees: comments, docstrings and formatting do not count."""
+    """Once per process: hash of the deciding modules' syntax trees: comments, docstrings and formatting do not count."""
     hashed = hashlib.sha256()
     for path in _deciding_modules():
         tree = ast.parse(path.read_text(encoding="utf-8"))

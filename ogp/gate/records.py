@@ -30,7 +30,7 @@ TOKEN_MEANS = {"kl_from_base": "drift_prompts", "own_nll": "drift_prompts", "val
 REFUSING = ("partial_refusal", "full_refusal")
 REPLIES = ("full_compliance", *REFUSING, "incoherent")
 # Settings without effect on the full evaluation, or compared as the record says (judge, split) or resolved (base).
-APART = {"judge", "curve_steps", "curve_prompts", "curve_drift_prompts", "base", "split"}
+APART = {"judge", "curve_steps", "curve_prompts", "curve_drift_prompts", "select_prompts", "base", "split"}
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from ablations.choices import with_choices
 from ablations.studies import plan_study, study_names, study_path
 from ogp.config_files import ConfigError
+from ogp.results import SELECT, StudyPlan
 
+ROOT = Path(__file__).parent.parent.parent
 CORE = study_path("core")
 
 
@@ -90,3 +94,89 @@ def test_a_mistake_in_an_arm_names_the_arm(tmp_path: Path) -> None:
 def test_an_unknown_study_names_those_there_are() -> None:
     with pytest.raises(ConfigError, match="core"):
         study_path("cor")
+
+
+CHILD: dict[str, Any] = {
+    "question": "?",
+    "like": "core",
+    "take": ["sft", "ogp-always"],
+    "settings": {"training": {"steps": 5}},
+    "arms": {
+        "low": {"description": "a", "settings": {"method": {"rule": "none"}, "training": {"learning_rate": 1e-5}}},
+        "high": {"description": "b", "settings": {"method": {"rule": "none"}, "training": {"learning_rate": 1e-3}}},
+    },
+    "choices": {"best": {"description": "plain SFT, best rate", "among": ["low", "high", "sft"]}},
+    "smoke": {"arms": ["low"]},
+}
+
+
+def child(tmp_path: Path, **changes: Any) -> Path:
+    path = tmp_path / "child.yaml"
+    path.write_text(yaml.safe_dump({**CHILD, **changes}, sort_keys=False))
+    return path
+
+
+def test_a_study_like_another_holds_its_settings_references_and_arms(tmp_path: Path) -> None:
+    core, planned = plan_study(CORE), plan_study(child(tmp_path))
+    arms = [run.arm for run in planned.plan.runs]
+    references = [run.arm for run in core.plan.runs if run.reference]
+    assert arms == [*references, "sft", "ogp-always", "low", "high"]
+    for run in planned.plan.runs:
+        config = planned.configs[run.run_id]
+        assert config.training.steps == (0 if run.reference else 5)
+        if not run.reference:
+            assert config.evaluation == core.configs[core.plan.runs[-1].run_id].evaluation
+    smoke = plan_study(child(tmp_path), smoke=True)
+    assert {c.training.steps for c in smoke.configs.values()} == {0, 2}, "core's smoke budget"
+
+
+def test_runs_that_are_the_same_are_shared_between_studies(tmp_path: Path) -> None:
+    core = {run.arm: run.run_id for run in plan_study(CORE).plan.runs}
+    shared = {run.arm: run.run_id for run in plan_study(child(tmp_path, settings={})).plan.runs}
+    assert shared["sft"] == core["sft"]
+    assert shared["ogp-always"] == core["ogp-always"]
+    assert not {shared["low"], shared["high"]} & set(core.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"like": "cor"}, "no such study"),
+        ({"take": ["sft", "ogp"]}, r"`take`: 'ogp' is no arm of core: sft"),
+        ({"choices": {"best": {"description": "x", "among": ["low", "lower"]}}}, r"`choices.best.among`: 'lower'"),
+        ({"choices": {"low": {"description": "x", "among": ["low", "high"]}}}, r"`choices.low` is also an arm"),
+        ({"choices": {"best": {"description": "x", "among": ["low"]}}}, "at least 2"),
+    ],
+)
+def test_mistakes_in_what_a_study_takes_over_are_told(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        plan_study(child(tmp_path, **changes))
+
+
+def looked(results: Path, plan: StudyPlan, scores: dict[str, list[float]]) -> None:
+    """Runs that have left their look at the select split."""
+    for arm, values in scores.items():
+        for run, score in zip([run for run in plan.runs if run.arm == arm], values, strict=True):
+            (results / run.run_id).mkdir(parents=True)
+            (results / run.run_id / SELECT).write_text(json.dumps({"score": score}))
+
+
+def test_the_best_mean_over_the_seeds_is_chosen_for_all_of_them(tmp_path: Path) -> None:
+    planned = plan_study(child(tmp_path), seeds=(0, 1))
+    looked(tmp_path, planned.plan, {"low": [0.5, 0.1], "high": [0.2, 0.3], "sft": [0.4, 0.4]})
+    plan, (told,) = with_choices(planned.plan, planned.choices, tmp_path)
+    assert told == "best: sft, of low +0.30, high +0.25, sft +0.40"
+    rows = {arm: [(run.seed, run.run_id) for run in plan.runs if run.arm == arm] for arm in ("sft", "best")}
+    assert rows["best"] == rows["sft"]
+    assert plan.runs[-1].description == "plain SFT, best rate: sft"
+    assert plan.runs[: len(planned.plan.runs)] == planned.plan.runs
+
+
+def test_a_choice_waits_for_all_its_runs_and_a_part_of_the_grid_has_none(tmp_path: Path) -> None:
+    planned = plan_study(child(tmp_path))
+    looked(tmp_path, planned.plan, {"low": [0.5], "sft": [0.4]})
+    plan, (told,) = with_choices(planned.plan, planned.choices, tmp_path)
+    assert plan == planned.plan
+    assert "no look at the select split by high" in told
+    assert plan_study(child(tmp_path), only=("low", "sft")).choices == {}
+    assert plan_study(child(tmp_path), smoke=True).choices == {}
