@@ -111,7 +111,7 @@ def stop(attempts: Sequence[Attempt], *, grace: float = GRACE_SECONDS) -> list[E
 
 
 KEEP_MEMORY = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592"
-"""A step frees the gigabyte that the next one allocates: kept by the process, it is not paged in anew (7-10 % faster)."""
+"""A step frees the gigabyte that the next one takes: kept by the process, it is not paged in anew (7-10 % faster)."""
 
 
 def start(command: Sequence[str], log: Path, *, threads: int, devices: str | None = None) -> subprocess.Popen[bytes]:

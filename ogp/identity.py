@@ -83,7 +83,7 @@ def _data_key(config: RunConfig) -> list[str]:
 
 @cache
 def code_key() -> str:
-    """Once per process: hash of the deciding modules' syntax trees: comments, docstrings and formatting do not count."""
+    """Hash of the deciding modules' syntax trees, once per process: comments, docstrings, formatting do not count."""
     hashed = hashlib.sha256()
     for path in _deciding_modules():
         tree = ast.parse(path.read_text(encoding="utf-8"))
