@@ -177,6 +177,6 @@ def test_a_choice_waits_for_all_its_runs_and_a_part_of_the_grid_has_none(tmp_pat
     looked(tmp_path, planned.plan, {"low": [0.5], "sft": [0.4]})
     plan, (told,) = with_choices(planned.plan, planned.choices, tmp_path)
     assert plan == planned.plan
-    assert "no look at the select split by high" in told
+    assert "without a look at the select split: high" in told
     assert plan_study(child(tmp_path), only=("low", "sft")).choices == {}
     assert plan_study(child(tmp_path), smoke=True).choices == {}
