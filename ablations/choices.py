@@ -31,7 +31,7 @@ def with_choices(plan: StudyPlan, choices: Mapping[str, Choice], results: Path) 
         known = {arm: score for arm, score in scores.items() if score is not None}
         if len(known) < len(scores):
             told.append(
-                f"{name}: not chosen, without a look at the select split: {', '.join(set(scores) - set(known))}"
+                f"{name}: not chosen, without a look at the select split: {', '.join(arm for arm in scores if arm not in known)}"
             )
             continue
         best = max(known, key=known.__getitem__)
