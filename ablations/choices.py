@@ -30,9 +30,8 @@ def with_choices(plan: StudyPlan, choices: Mapping[str, Choice], results: Path) 
         scores = {arm: _score(plan, arm, results) for arm in choice.among}
         known = {arm: score for arm, score in scores.items() if score is not None}
         if len(known) < len(scores):
-            told.append(
-                f"{name}: not chosen, without a look at the select split: {', '.join(arm for arm in scores if arm not in known)}"
-            )
+            without = ", ".join(arm for arm in scores if arm not in known)
+            told.append(f"{name}: not chosen, without a look at the select split: {without}")
             continue
         best = max(known, key=known.__getitem__)
         told.append(f"{name}: {best}, of " + ", ".join(f"{arm} {score:+.2f}" for arm, score in known.items()))
