@@ -24,6 +24,7 @@ from ogp.gradients import GradientPair
 from ogp.head import Head, Teacher, expected_embeddings, two_losses
 from ogp.objectives import KlDirection
 from ogp.packed_attention import packed_attention
+from ogp.tape import Use
 from ogp.teacher_cache import Progress, cache_key, open_or_build, tokens_digest, weights_digest
 
 TEACHER_BATCH = 16
@@ -88,6 +89,7 @@ class DualEngine:
         self.causal_lm = base_causal_lm(model)
         self.teacher_head: Head | None = None
         self.table: Tensor | None = None
+        self.new_head_use: Callable[[], Use] | None = None
         check_head(self.causal_lm)
 
     def load_teacher(
@@ -159,7 +161,16 @@ class DualEngine:
     def _head_losses(self, states: Tensor, rows: LossRows) -> tuple[Tensor, Tensor]:
         hidden = states.flatten(0, 1).index_select(0, rows.positions)
         head, counts = head_of(self.causal_lm), rows.counts
-        return two_losses(hidden, head, rows.targets, rows.teacher, counts.target, counts.opposed, rows.kl_direction)
+        return two_losses(
+            hidden,
+            head,
+            rows.targets,
+            rows.teacher,
+            counts.target,
+            counts.opposed,
+            rows.kl_direction,
+            self.new_head_use,
+        )
 
     @torch.no_grad()
     def _teacher_rows(

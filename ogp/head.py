@@ -8,6 +8,7 @@ noise), and those into gradients for the hidden states and the head. Memory is O
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ogp.objectives import IGNORE, KlDirection, to_cotangents
+from ogp.tape import Use
 
 CHUNK_ROWS = {"cpu": 128, "cuda": 1024}
 """Rows of logits formed at once: fewer starve the matrix products, more only cost memory (no time on 2 cores)."""
@@ -101,6 +103,7 @@ def two_losses(
     target_tokens: float,
     opposed_tokens: float,
     kl_direction: KlDirection = "forward",
+    new_use: Callable[[], Use] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy on `labels` and KL between teacher and student, each summed over rows and divided by its tokens.
 
@@ -111,6 +114,7 @@ def two_losses(
         teacher: what the teacher says on the same rows; None leaves the opposed loss out (0, without gradient).
         target_tokens, opposed_tokens: divisors, the loss-carrying tokens of the whole optimizer step.
         kl_direction: forward KL(teacher || student), reverse KL(student || teacher), or jensen_shannon (natural log).
+        new_use: where the factors of the weight's gradients go, instead of the weight getting gradients.
 
     Returns:
         Two scalars in float32 (float64 for a float64 model). Each can be sent backward once, in any order, together
@@ -118,7 +122,7 @@ def two_losses(
     """
     if teacher is not None and teacher.head is None and (kl_direction != "forward" or head.weight.requires_grad):
         raise ValueError("`teacher.head` is needed unless the head is frozen and `kl_direction` is 'forward'")
-    job = _Job(head, labels, teacher, target_tokens, opposed_tokens, kl_direction)
+    job = _Job(head, labels, teacher, target_tokens, opposed_tokens, kl_direction, new_use)
     losses: tuple[Tensor, Tensor] = _TwoLosses.apply(hidden, head.weight, head.bias, job)
     return losses
 
@@ -132,6 +136,7 @@ class _Job(NamedTuple):
     target_tokens: float
     opposed_tokens: float
     kl_direction: KlDirection
+    new_use: Callable[[], Use] | None
 
 
 class _Cotangents(NamedTuple):
@@ -153,7 +158,7 @@ class _TwoLosses(torch.autograd.Function):
             step = CHUNK_ROWS[hidden.device.type]
             for start in range(0, len(hidden), step):
                 run.chunk(slice(start, min(start + step, len(hidden))))
-        ctx.cotangents = run.cotangents()
+        ctx.cotangents, ctx.kept = run.cotangents(), run.kept
         return run.losses[0], run.losses[1]
 
     @staticmethod
@@ -169,6 +174,8 @@ class _TwoLosses(torch.autograd.Function):
                 if part is not None:
                     before, part = total[i], _scaled(part, factor)
                     total[i] = part if before is None else before + part
+            for use, inputs, cotangent in ctx.kept[which]:
+                use.keep(inputs, _scaled(cotangent, factor))
             ctx.cotangents[which] = None  # handed over: autograd may now keep the tensors instead of copying them
         return (*total, None)
 
@@ -185,8 +192,12 @@ class _Pass:
         self.d_hidden = [torch.empty_like(hidden) if needed[0] else None for _ in range(objectives)]
         self.d_weight: list[Tensor | None] = [None] * objectives
         self.d_bias: list[Tensor | None] = [None] * objectives
+        self.use: Use | None = None
+        self.kept: list[list[tuple[Use, Tensor, Tensor]]] = [[], []]
 
     def chunk(self, rows: slice) -> None:
+        if self.needed[1] and self.job.new_use is not None:
+            self.use = self.job.new_use()
         job, hidden, labels = self.job, self.hidden[rows], self.job.labels[rows]
         student = job.head.logits(hidden)
         if job.teacher is not None and job.teacher.head is None:
@@ -227,7 +238,9 @@ class _Pass:
         d_hidden, d_weight, d_bias = self.d_hidden[which], self.d_weight[which], self.d_bias[which]
         if d_hidden is not None:
             d_hidden[rows] = (head.product(cotangent, head.weight) / divisor).to(d_hidden.dtype)
-        if self.needed[1]:
+        if self.use is not None:
+            self.kept[which].append((self.use, hidden, cotangent / divisor))
+        elif self.needed[1]:
             scaled = hidden.to(cotangent.dtype) / divisor
             self.d_weight[which] = head.product(cotangent.T, scaled, add_to=d_weight)
         if self.needed[2]:
