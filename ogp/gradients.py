@@ -63,6 +63,10 @@ class GradientPair:
             if w_opposed != 0.0:
                 self._add_opposed(members, w_opposed)
 
+    def opposed_gradient(self, number: int) -> Tensor | None:
+        """The opposed gradient of one parameter."""
+        return self.opposed[number]
+
     def drop(self) -> None:
         """Forget both gradients: the optimizer skips parameters without one."""
         for p in self.parameters:
@@ -130,7 +134,7 @@ def applied_update_products(optimizer: torch.optim.Optimizer, pair: GradientPair
     d is recomputed from the optimizer's state block by block, so that no copy of the parameters is kept: call it after
     the optimizer step and before the learning rate moves. Rounding of half-precision parameters is not part of d.
     """
-    opposed = dict(zip(pair.parameters, pair.opposed, strict=True))
+    numbers = {p: i for i, p in enumerate(pair.parameters)}
     total = torch.zeros(3, dtype=torch.float64)
     for group in optimizer.param_groups:
         for p in group["params"]:
@@ -138,7 +142,7 @@ def applied_update_products(optimizer: torch.optim.Optimizer, pair: GradientPair
             if not state or p.grad is None:
                 continue
             changes = _adamw_changes(p, state, group)
-            for change, o in zip_longest(changes, _blocks(local(opposed[p]))):
+            for change, o in zip_longest(changes, _blocks(local(pair.opposed_gradient(numbers[p])))):
                 total += torch.stack(_products(change, o)).cpu()
     return summed_over_shards(total, pair.parameters)
 

@@ -1,152 +1,25 @@
-"""Every engine and layout against an oracle that shares no code with them; memory of the step; cost in FLOPs."""
+"""Engines against an oracle that shares no code with them: options, families, what they refuse, cost in FLOPs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from ogp.batches import IGNORE, Example, PackedCollator, PaddedCollator, Positions
-from ogp.causal_lm import adapter_off, check_head
-from ogp.engines import DualEngine, Engine, ReferenceEngine, TokenCounts
+from ogp.batches import IGNORE, PackedCollator, PaddedCollator, Positions
+from ogp.causal_lm import check_head
+from ogp.engines import DualEngine, ReferenceEngine, TokenCounts
 from ogp.gradients import GradientPair
 from ogp.rules import orthogonal
 from tests import tiny
-from tests.asserts import assert_same_gradients, combined_by_hand
-
-PAD = 0
-EXAMPLES = tiny.examples(8)
-
-
-class Outcome(NamedTuple):
-    target_loss: float
-    opposed_loss: float
-    target: list[Tensor | None]
-    opposed: list[Tensor | None]
-    pair: GradientPair
-
-
-def trainable(model: Any) -> list[torch.nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]
-
-
-def plain_backward(loss: Tensor, *, retain_graph: bool, last: bool) -> None:
-    loss.backward(retain_graph=retain_graph)
-
-
-def oracle(student: Any, teacher: Any, examples: Sequence[Example], opposed: str, direction: str) -> Outcome:
-    """One example at a time, unpadded, full logits, torch's own losses, autograd.grad on the sums."""
-    width = max(len(e["input_ids"]) for e in examples)
-    targets, divergences, answers, carriers = [], [], 0, 0
-    for example in examples:
-        tokens, mask = torch.tensor([example["input_ids"]]), None
-        if opposed == "all":
-            mask = torch.ones_like(tokens)
-            tokens, mask = (F.pad(t, (0, width - t.shape[1]), value=PAD) for t in (tokens, mask))
-        labels = torch.tensor(example["labels"][1:])
-        logits = student(tokens, attention_mask=mask).logits[0]
-        with torch.no_grad(), adapter_off(teacher):
-            log_t = torch.log_softmax(teacher(tokens, attention_mask=mask).logits[0], -1)
-        log_s = torch.log_softmax(logits, -1)
-        targets.append(F.nll_loss(log_s[: len(labels)], labels, ignore_index=IGNORE, reduction="sum"))
-        answers += int((labels != IGNORE).sum())
-        chosen = (labels != IGNORE).nonzero().flatten() if opposed == "answer" else torch.arange(len(log_s))
-        carriers += len(chosen)
-        s, t = log_s[chosen], log_t[chosen]
-        m = ((s.exp() + t.exp()) / 2).log()
-        pairs = {"forward": [(s, t)], "reverse": [(t, s)], "jensen_shannon": [(m, t), (m, s)]}[direction]
-        divergences += [F.kl_div(a, b, reduction="sum", log_target=True) / len(pairs) for a, b in pairs]
-    losses = torch.stack(targets).sum() / answers, torch.stack(divergences).sum() / carriers
-    parameters = trainable(student)
-    gradients = [list(torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)) for loss in losses]
-    return Outcome(losses[0].item(), losses[1].item(), *gradients, GradientPair(parameters, [0] * len(parameters)))
-
-
-def run(
-    kind: type[DualEngine] | type[ReferenceEngine],
-    model: Any,
-    cache: Path,
-    *,
-    layout: str = "padded",
-    micro_batch: int = 8,
-    opposed: Any = "answer",
-    direction: Any = "forward",
-    examples: Sequence[Example] = EXAMPLES,
-) -> Outcome:
-    """Engine at the model's present weights as teacher, one optimizer step's gradients after nudging the student."""
-    positions = Positions(examples, opposed)
-    parameters = trainable(model)
-    pair = GradientPair(parameters, [0] * len(parameters))
-    engine: Engine = kind(model, pair, opposed=True, kl_direction=direction)
-    if isinstance(engine, DualEngine):
-        engine.load_teacher(model, examples, positions, cache)
-    tiny.nudged(model)
-    collate = PaddedCollator(positions, PAD) if layout == "padded" else PackedCollator(positions)
-    batches = [collate(examples[i : i + micro_batch]) for i in range(0, len(examples), micro_batch)]
-    counts = TokenCounts(
-        sum(int((b["targets"] != IGNORE).sum()) for b in batches), sum(len(b["targets"]) for b in batches)
-    )
-    with engine.installed():
-        losses = [engine.accumulate(model, batch, counts, plain_backward) for batch in batches]
-    return Outcome(
-        sum(loss.target.item() for loss in losses),
-        sum(loss.opposed.item() for loss in losses),
-        [p.grad for p in parameters],
-        list(pair.opposed),
-        pair,
-    )
-
-
-def make(kind: str, tied: bool, dtype: torch.dtype = torch.float64) -> Any:
-    model = tiny.gpt2(dtype=dtype) if kind == "gpt2" else tiny.llama(tied=tied, dtype=dtype)
-    return tiny.with_lora(model) if kind == "lora" else model
-
-
-def assert_same(found: Outcome, expected: Outcome, relative: float) -> None:
-    assert found.target_loss == pytest.approx(expected.target_loss, rel=relative)
-    assert found.opposed_loss == pytest.approx(expected.opposed_loss, rel=100 * relative)  # a small difference
-    assert_same_gradients(found.target, expected.target, relative)
-    assert_same_gradients(found.opposed, expected.opposed, relative)
-
+from tests.asserts import assert_same_gradients
+from tests.oracle import EXAMPLES, PAD, assert_same, make, oracle, outcome, plain_backward, trainable
 
 ENGINES = [(DualEngine, "padded"), (DualEngine, "packed"), (ReferenceEngine, "padded"), (ReferenceEngine, "packed")]
-
-
-@pytest.mark.parametrize(("engine", "layout"), ENGINES, ids=lambda v: v if isinstance(v, str) else v.__name__[:4])
-@pytest.mark.parametrize("micro_batch", [8, 2])
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize(("kind", "tied"), [("full", False), ("full", True), ("lora", False), ("lora", True)])
-def test_both_gradients_and_their_combination_are_the_oracles(
-    engine: Any, layout: str, micro_batch: int, checkpointing: bool, kind: str, tied: bool, tmp_path: Path
-) -> None:
-    expected = oracle(tiny.nudged(make(kind, tied)), make(kind, tied), EXAMPLES, "answer", "forward")
-    model = make(kind, tied)
-    if checkpointing:
-        model.train()
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    found = run(engine, model, tmp_path, layout=layout, micro_batch=micro_batch)
-    assert_same(found, expected, 1e-10)
-    for groups in (found.pair.groups.tolist(), layers_of(model), list(range(len(found.target)))):
-        pair = GradientPair(trainable(model), groups)
-        for p, gradient in zip(pair.parameters, found.target, strict=True):
-            p.grad = None if gradient is None else gradient.clone()
-        pair.opposed = found.opposed
-        pair.combine(orthogonal(pair.gramian(), noise=0.0))
-        by_hand = combined_by_hand(expected.target, expected.opposed, groups)
-        assert_same_gradients([p.grad for p in pair.parameters], by_hand, 1e-10)
-
-
-def layers_of(model: Any) -> list[int]:
-    """A group per decoder layer and one for the rest, from the names a Llama has."""
-    names = [name for name, p in model.named_parameters() if p.requires_grad]
-    keys = [name.split("layers.")[1][0] if "layers." in name else "rest" for name in names]
-    return [sorted(set(keys)).index(key) for key in keys]
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "jensen_shannon"])
@@ -157,16 +30,8 @@ def test_directions_and_positions(kind: str, opposed: str, direction: str, tmp_p
     for engine, layout in ENGINES:
         if not (opposed == "all" and layout == "packed"):
             model = make(kind, True)
-            found = run(engine, model, tmp_path, layout=layout, micro_batch=4, opposed=opposed, direction=direction)
+            found = outcome(engine, model, tmp_path, layout=layout, micro_batch=4, opposed=opposed, direction=direction)
             assert_same(found, expected, 1e-10)
-
-
-@pytest.mark.parametrize(("engine", "layout"), ENGINES[:2], ids=["padded", "packed"])
-@pytest.mark.parametrize("kind", ["full", "lora", "gpt2"])
-def test_float32_stays_within_its_rounding(engine: Any, layout: str, kind: str, tmp_path: Path) -> None:
-    expected = oracle(tiny.nudged(make(kind, True)), make(kind, True), EXAMPLES, "answer", "forward")
-    found = run(engine, make(kind, True, torch.float32), tmp_path, layout=layout)
-    assert_same(found, expected, 1e-5)
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
@@ -210,7 +75,8 @@ def test_plain_fine_tuning_takes_one_backward_pass(tmp_path: Path) -> None:
 
 def test_forward_is_put_back(tmp_path: Path) -> None:
     model = make("full", False)
-    engine = DualEngine(model, GradientPair(trainable(model), layers_of(model)), opposed=False, kl_direction="forward")
+    pair = GradientPair(trainable(model), [0] * len(trainable(model)))
+    engine = DualEngine(model, pair, opposed=False, kl_direction="forward")
     tokens = torch.tensor([EXAMPLES[0]["input_ids"]])
     plain = model(tokens).logits
 
@@ -225,16 +91,16 @@ def test_forward_is_put_back(tmp_path: Path) -> None:
 
 
 def test_the_cache_is_shared_and_survives_a_trained_student(tmp_path: Path) -> None:
-    found = [run(DualEngine, make("full", True), tmp_path) for _ in range(2)]
+    found = [outcome(DualEngine, make("full", True), tmp_path) for _ in range(2)]
     assert len(list(tmp_path.glob("*.bin"))) == 1
     assert found[0].opposed_loss == found[1].opposed_loss
-    run(DualEngine, tiny.nudged(make("full", True), seed=5), tmp_path)
+    outcome(DualEngine, tiny.nudged(make("full", True), seed=5), tmp_path)
     assert len(list(tmp_path.glob("*.bin"))) == 2
 
 
 def test_adapters_share_a_cache_whatever_their_start(tmp_path: Path) -> None:
     for seed in (1, 2):
-        run(DualEngine, tiny.with_lora(tiny.llama(dtype=torch.float64), seed=seed), tmp_path)
+        outcome(DualEngine, tiny.with_lora(tiny.llama(dtype=torch.float64), seed=seed), tmp_path)
     assert len(list(tmp_path.glob("*.bin"))) == 1
 
 
@@ -250,7 +116,7 @@ def test_an_unknown_head_is_refused() -> None:
 def test_families_with_their_own_heads(family: str, tmp_path: Path) -> None:
     expected = oracle(tiny.nudged(tiny.of_family(family)), tiny.of_family(family), EXAMPLES, "answer", "forward")
     # most families compute their norms in float32 whatever the model's dtype
-    assert_same(run(DualEngine, tiny.of_family(family), tmp_path, micro_batch=4), expected, 1e-7)
+    assert_same(outcome(DualEngine, tiny.of_family(family), tmp_path, micro_batch=4), expected, 1e-7)
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
