@@ -50,7 +50,8 @@ class GhostPair(GradientPair):
         table = super().products()
         found: list[tuple[int, Tensor]] = []
         for members in self._readers():
-            found += zip(members, inner_products([self._factors(i)[0] for i in members]), strict=True)
+            factors = [linear for i in members if (linear := self._joined(i, lookups=False)) is not None]
+            found += zip(members, inner_products(factors), strict=True)
         for i in self.tape.uses:
             linear, lookups = self._factors(i)
             if lookups is not None:
@@ -65,9 +66,9 @@ class GhostPair(GradientPair):
         super().combine(weights)
         for i, (w_target, w_opposed) in enumerate(weights[self.groups].tolist()):
             if i in self.tape.uses:
-                # the memory of the last step's gradient: fresh memory would cost a page fault per 4 kB
-                out = self.buffers.setdefault(i, torch.empty_like(self.parameters[i]))
-                self.parameters[i].grad = self._formed(i, (w_target, w_opposed), out)
+                if i not in self.buffers:  # kept for all steps: fresh memory would cost a page fault per 4 kB
+                    self.buffers[i] = torch.empty_like(self.parameters[i])
+                self.parameters[i].grad = self._formed(i, (w_target, w_opposed), self.buffers[i])
 
     def opposed_gradient(self, number: int) -> Tensor | None:
         """The opposed gradient of one parameter, formed when asked for: only diagnostics need it."""
@@ -117,13 +118,13 @@ class GhostPair(GradientPair):
     def _formed(self, number: int, weights: tuple[float, float], out: Tensor | None = None) -> Tensor:
         parameter, (linear, lookups) = self.parameters[number], self._factors(number)
         precision = torch.promote_types(parameter.dtype, torch.float32)
-        direct = out is not None and out.dtype == precision
-        total = formed(linear, lookups, weights, out if direct else torch.empty_like(parameter, dtype=precision))
-        return total if direct or out is None else out.copy_(total)
+        if out is not None and out.dtype == precision:
+            return formed(linear, lookups, weights, out)
+        return formed(linear, lookups, weights, torch.empty_like(parameter, dtype=precision)).to(parameter.dtype)
 
     def _form_both(self, number: int) -> None:
         parameter = self.parameters[number]
-        target, opposed = (self._formed(number, weights).to(parameter.dtype) for weights in ALONE)
+        target, opposed = (self._formed(number, weights) for weights in ALONE)
         parameter.grad = target if parameter.grad is None else parameter.grad.add_(target)
         before = self.opposed[number]
         self.opposed[number] = opposed if before is None else before.add_(opposed)

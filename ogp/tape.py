@@ -51,7 +51,7 @@ def recording(model: nn.Module, numbers: Mapping[nn.Parameter, int], tape: Tape)
 
     Of modules of exactly these types: what a subclass makes of its weight is not known, and is left to autograd.
     """
-    recorded = [module for module in model.modules() if _is_known(module) and module.weight in numbers]
+    recorded: list[Any] = [m for m in model.modules() if _is_known(m) and m.weight in numbers]
     outer = [module.__dict__.get("forward") for module in recorded]
     for module in recorded:
         make = _recorded_linear if type(module) is nn.Linear else _recorded_embedding

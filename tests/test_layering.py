@@ -28,6 +28,8 @@ ALLOWED = {
     "status": {"progress", "results", "results_lock", "run_state"},
     "clean": {"results_lock", "run_state"},
     "objectives": set(),
+    "tape": set(),
+    "outer_products": set(),
     "learning_rates": set(),
     "config_files": {"config", "redaction"},
     "embedded": {"config", "results"},
