@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import subprocess
 import sys
@@ -37,6 +38,15 @@ class Interval:
     n: int
 
 
+def product_flops(added_to: Sequence[int], a: Sequence[int], b: Sequence[int], **kwargs: Any) -> int:
+    """FLOPs of a @ b from the shapes; the sum that it is added to is left out, as torch's counter does."""
+    return 2 * math.prod(a) * b[-1]
+
+
+IN_PLACE_PRODUCTS = {torch.ops.aten.addmm_: product_flops, torch.ops.aten.baddbmm_: product_flops}
+"""torch's counter knows only their out-of-place forms; our head adds up its gradient this way."""
+
+
 class Race:
     """All competitors on one model in one process, a step each per round: every ratio is of neighbours in time.
 
@@ -60,7 +70,7 @@ class Race:
     def warm_up(self) -> None:
         """One untimed step per batch and competitor, on which FLOPs are counted and the mean loss is kept."""
         for name, step in self.steps.items():
-            with FlopCounterMode(display=False) as counter:
+            with FlopCounterMode(display=False, custom_mapping=IN_PLACE_PRODUCTS) as counter:
                 self.losses[name] = statistics.fmean(step() for _ in self.workload.batches)
             self.flops[name] = counter.get_total_flops()
 
