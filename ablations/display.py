@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ablations.job import Job
 
+ROWS = 40
 STYLE = {"done": "green", "running": "cyan", "queued": "dim"}  # anything else is red
 
 
@@ -61,7 +62,7 @@ def _grid(jobs: Sequence[Job], left: float) -> Table:
     table = Table(title=Text(f"{ended}/{len(jobs)} runs, about {clock(left)} left"), title_justify="left", box=None)
     for column in ("run", "seed", "state", "step", "phase", "time"):
         table.add_column(column)
-    for job in jobs:
+    for job in _telling(jobs):
         steps = job.config.training.all_steps
         step = job.progress.get("step", 0) if job.state == "running" else (steps if job.state == "done" else 0)
         phase = str(job.progress.get("phase", "")) if job.state == "running" else job.message[:60]
@@ -74,3 +75,11 @@ def _grid(jobs: Sequence[Job], left: float) -> Table:
             clock(job.seconds) if job.seconds else "",
         )
     return table
+
+
+def _telling(jobs: Sequence[Job]) -> list[Job]:
+    """The rows for a table that fits on a screen: what is running first, then what is broken, where there are many."""
+    if len(jobs) <= ROWS:
+        return list(jobs)
+    rank = {"running": 0, "queued": 2, "done": 3}
+    return sorted(jobs, key=lambda job: rank.get(job.state, 1))[:ROWS]

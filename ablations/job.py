@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ablations.attempt import Ended
+from ogp.checkpoints import CHECKPOINTS
 from ogp.config import RunConfig
 from ogp.config_files import to_yaml
 from ogp.exit_codes import DISK_FULL, OUT_OF_MEMORY
 from ogp.progress import LOG, STATE, last_line
 from ogp.results import CONFIG, RESULT, write_atomic
 from ogp.run_state import BROKEN, FINISHED, RunStatus, State, read_status, write_status
-
-CHECKPOINTS = "checkpoints"
 
 
 @dataclass
@@ -59,11 +58,11 @@ def take_stock(job: Job, *, retry_failed: bool = False) -> None:
 
 def begin(job: Job) -> None:
     """Make the folder ready and record that the run is running; the job's command may be started then."""
-    if not (job.folder / CHECKPOINTS).exists():
-        shutil.rmtree(job.folder, ignore_errors=True)  # a torn run without a checkpoint starts from a clean folder
     job.folder.mkdir(parents=True, exist_ok=True)
-    for left in (RESULT, STATE):
-        (job.folder / left).unlink(missing_ok=True)  # a torn result; the sign of life of an earlier try
+    resumes = (job.folder / CHECKPOINTS).exists()
+    for left in job.folder.iterdir():  # a torn result, the sign of life of an earlier try, what a new start writes anew
+        if left.name in (RESULT, STATE) or not (resumes or left.name == LOG):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
     write_atomic(job.folder / CONFIG, to_yaml(job.config))
     job.progress = {}
     _move(job, "running")
@@ -114,5 +113,5 @@ def _move(job: Job, state: State, message: str = "") -> None:
 
 
 def _goes_on(job: Job) -> str:
-    whole = any((job.folder / CHECKPOINTS).glob("checkpoint-*/manifest.json"))
+    whole = any((job.folder / CHECKPOINTS).rglob("manifest.json"))
     return "goes on from its newest checkpoint" if whole else "starts again"

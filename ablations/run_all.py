@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # ablations and reports live in the checkout, not in site-packages
@@ -119,7 +120,10 @@ def _execute(console: Console, planned: Sequence[Planned], jobs: list[Job], opti
     for job in jobs:
         if job.state == "queued":
             check_sources(job.config)
-    options.results.mkdir(parents=True, exist_ok=True)
+    for folder in (options.results, options.reports):  # found out now, and not after hours of training
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
     with results_lock(options.results):
         for study in planned:
             write_record(options.results / f"{study.plan.study}.study.json", study.plan)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ogp.progress import Progress
 from ogp.results import write_atomic
 
 LOOKS = "early_stopping.json"
+BEST = "best"
 WEIGHTS = "best.safetensors"
 
 
@@ -30,7 +30,7 @@ class EarlyStopping(TrainerCallback):
     def __init__(self, config: RunConfig, folder: Path, tokenizer: Any, progress: Progress) -> None:
         assert config.training.early_stopping is not None
         self._settings, self._evaluation = config.training.early_stopping, config.evaluation
-        self._folder, self._tokenizer, self._progress = folder / "best", tokenizer, progress
+        self._folder, self._tokenizer, self._progress = folder / BEST, tokenizer, progress
         self._record = folder / LOOKS
         self.looks: list[dict[str, float]] = []
         self.stopped = False
@@ -57,15 +57,15 @@ class EarlyStopping(TrainerCallback):
         write_atomic(self._record, json.dumps(self.looks, indent=1))
         self.stopped = self._looks_since_best() >= self._settings.patience
         control.should_training_stop |= self.stopped  # the last step has set it already
+        control.should_save = control.should_save and not self.stopped  # resumed from here it would train on
 
     def restore_best(self, model: Any) -> None:
-        """Put the weights of the best look back and drop their file."""
+        """Put the weights of the best look back; their file stays until the run is done, which may yet be resumed."""
         kept = load_file(self._folder / WEIGHTS)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if name in kept:
                     parameter.copy_(kept[name])
-        shutil.rmtree(self._folder)
 
     def _looks_since_best(self) -> int:
         scores = [each["score"] for each in self.looks]

@@ -6,6 +6,7 @@ import errno
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 DONE = 0
 DIVERGED = 1
@@ -14,8 +15,8 @@ TO_MEND = 2
 OUT_OF_MEMORY = 3
 DISK_FULL = 4
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _ROOM = ("os error 28", "no space left on device")  # Rust's and C's words, where a library hides the number
+_TORCH_WRITES = ("iostream error", "unexpected pos")  # torch.save hides the reason: the disk has to be asked
 _MEMORY = ("can't allocate memory", "cannot allocate memory", "cuda out of memory", "std::bad_alloc")
 
 
@@ -29,10 +30,11 @@ def machine_fault(error: BaseException, folder: Path) -> tuple[int, str] | None:
     """
     for each in _chain(error):
         text = str(each).lower()
-        if isinstance(each, OSError) and each.errno in _FULL:
-            told = each.strerror if "disk full" in str(each.strerror) else disk_full(folder).strerror
-            return DISK_FULL, f"{each.filename or folder}: {told}"
-        if any(words in text for words in _ROOM):
+        if is_full(each):
+            told = each if "disk full" in str(each) else disk_full(folder)
+            return DISK_FULL, f"{told.filename}: {told.strerror}"
+        torn = any(words in text for words in _TORCH_WRITES) and _free(folder) < 1 << 20
+        if torn or any(words in text for words in _ROOM):
             return DISK_FULL, f"{folder}: {disk_full(folder).strerror}"
         if isinstance(each, MemoryError) or type(each).__name__ == "OutOfMemoryError":
             return OUT_OF_MEMORY, f"out of memory: {each}"
@@ -41,12 +43,20 @@ def machine_fault(error: BaseException, folder: Path) -> tuple[int, str] | None:
     return None
 
 
+def is_full(error: BaseException) -> TypeGuard[OSError]:
+    """Whether there was no room, on the disk or in the user's share of it."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def disk_full(path: Path, needs: int | None = None) -> OSError:
     """The error to raise where `needs` bytes do not fit at `path`; None where that is not known."""
-    free = shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
     wanted = f"needs {_size(needs)}" if needs else "needs more than there is"
-    text = f"disk full: {wanted}, free {_size(free)}; make room and run the same command again"
+    text = f"disk full: {wanted}, free {_size(_free(path))}; make room and run the same command again"
     return OSError(errno.ENOSPC, text, str(path))
+
+
+def _free(path: Path) -> int:
+    return shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
 
 
 def _size(count: int) -> str:

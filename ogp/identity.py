@@ -17,18 +17,9 @@ from ogp.hub import sources
 PACKAGE = Path(__file__).parent
 # Modules that draw, parse or file things but decide no number; a change in them leaves finished runs valid.
 UNDECIDING = {
-    *(
-        "cli.py",
-        "config_files.py",
-        "clean.py",
-        "doctor",
-        "exit_codes.py",
-        "gate",
-        "hub.py",
-        "identity.py",
-        "network.py",
-    ),
-    *("progress.py", "redaction.py", "results.py", "results_lock.py", "run_state.py", "status.py", "tracking.py"),
+    *("checkpoints.py", "clean.py", "cli.py", "config_files.py", "doctor", "exit_codes.py", "gate", "hub.py"),
+    *("identity.py", "network.py", "progress.py", "redaction.py", "results.py", "results_lock.py", "run_state.py"),
+    *("status.py", "tracking.py"),
 }
 LIBRARIES = ("torch", "transformers", "peft", "lm_eval")
 

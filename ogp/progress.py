@@ -12,25 +12,36 @@ STATE = "state.json"
 LOG = "run.log"
 
 
+BEAT_SECONDS = 1.0
+
+
 class Progress:
     """Writes where a run is. Cheap enough for every step: a rename, no fsync; losing one does not matter."""
 
     def __init__(self, folder: Path, steps: int) -> None:
         self._path = folder / STATE
-        self._state: dict[str, Any] = {"pid": os.getpid(), "phase": "loading", "step": 0, "steps": steps}
+        self._state: dict[str, Any] = {"pid": os.getpid(), "phase": "loading", "step": 0, "steps": steps, "beats": 0}
+        self._written = 0.0
+        self._write()
 
     def at(self, phase: str, step: int | None = None) -> None:
         """Record the phase, and the optimizer step where there is one."""
         self._state["phase"] = phase
         if step is not None:
             self._state["step"] = step
-        self.beat()
+        self._write()
 
     def beat(self) -> None:
-        """Say that the run is alive."""
+        """Say that the run is alive. May be called as often as there is something to say; most calls do nothing."""
+        if time.monotonic() - self._written >= BEAT_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        self._state["beats"] += 1  # two signs of life differ, whatever the clock does
         draft = self._path.with_suffix(".tmp")
         draft.write_text(json.dumps({**self._state, "time": time.time()}))
         draft.replace(self._path)
+        self._written = time.monotonic()
 
 
 def read_state(folder: Path) -> dict[str, Any]:

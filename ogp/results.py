@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ogp.exit_codes import disk_full, is_full
 from ogp.redaction import redacted
 
 RESULT = "result.json"
@@ -113,6 +114,13 @@ class StudyPlan(Record):
 def write_atomic(path: Path, data: str | bytes) -> None:
     """Write `data` so that a reader sees the old file or the new one, never a torn one; modes follow the umask."""
     raw = data.encode() if isinstance(data, str) else data
+    try:
+        _write(path, raw)
+    except OSError as error:
+        raise disk_full(path, len(raw)) if is_full(error) else error from None
+
+
+def _write(path: Path, raw: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -144,6 +152,12 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write JSONL atomically, secrets redacted."""
     lines = (json.dumps(redacted(row), allow_nan=False, ensure_ascii=False) + "\n" for row in rows)
     write_atomic(path, "".join(lines))
+
+
+def drop_torn_end(path: Path) -> None:
+    """Cut off what follows the last whole line: the process that appended it was killed, or the disk was full."""
+    with path.open("rb+") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

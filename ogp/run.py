@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -13,10 +14,12 @@ from typing import Any
 
 import torch
 
-from ogp.config import EvaluationSettings, RunConfig
+from ogp.checkpoints import CHECKPOINTS
+from ogp.config import EvaluationSettings, ModelSettings, RunConfig
 from ogp.config_files import to_yaml
 from ogp.data import Pair, load_prompts
-from ogp.embedded import cache_dir, original_model
+from ogp.early_stopping import BEST
+from ogp.embedded import ModelError, cache_dir, original_model
 from ogp.evaluation import measure
 from ogp.evaluation.drift import BaseReplies, base_replies
 from ogp.evaluation.judges import find_judge
@@ -66,14 +69,13 @@ def run_experiment(config: RunConfig, folder: Path, *, halved: bool = False) -> 
     folder.mkdir(parents=True, exist_ok=True)
     steps = config.training.all_steps
     progress = Progress(folder, steps)
-    progress.beat()
     find_judge(config.evaluation.judge)  # a misspelt judge is found before training, not after
     write_atomic(folder / CONFIG, to_yaml(planned))
     torch.manual_seed(config.seed)
-    model, tokenizer = load_model(config.model)
+    model, tokenizer = _living(config.model, progress)
     examples = training_examples(config, model, tokenizer) if config.training.steps else []
     progress.at("base replies")
-    base = _base_replies(config, model, tokenizer)
+    base = _base_replies(config, model, tokenizer, progress)
 
     record = TrainingRecord(config, folder, progress, tokenizer, base)
     status, message = "done", ""
@@ -111,11 +113,22 @@ def run_experiment(config: RunConfig, folder: Path, *, halved: bool = False) -> 
         environment=environment(),
     )
     write_record(folder / RESULT, result)
+    for unneeded in (CHECKPOINTS, BEST):  # several times the model's size, and of no more use
+        shutil.rmtree(folder / unneeded, ignore_errors=True)
     record.finish(measured.metrics)
     return result
 
 
-def _base_replies(config: RunConfig, model: Any, tokenizer: Any) -> BaseReplies | None:
+def _living(settings: ModelSettings, progress: Progress) -> tuple[Any, Any]:
+    """The model, each of whose forward passes is a sign of life, and its tokenizer."""
+    model, tokenizer = load_model(settings)
+    if not _finite(model):
+        raise ModelError(f"`model.source`: {settings.source}: it holds weights that are not finite: get it again")
+    model.register_forward_pre_hook(lambda *_: progress.beat())
+    return model, tokenizer
+
+
+def _base_replies(config: RunConfig, model: Any, tokenizer: Any, progress: Progress) -> BaseReplies | None:
     """The replies drift is measured on: of the starting model, or of `evaluation.base` where that is another one."""
     settings = config.evaluation
     prompts = side_prompts(settings, "ordinary", settings.split, settings.drift_prompts)
@@ -123,7 +136,7 @@ def _base_replies(config: RunConfig, model: Any, tokenizer: Any) -> BaseReplies 
         return None
     source = settings.base or config.model.source
     if source != config.model.source:
-        model, tokenizer = load_model(config.model.model_copy(update={"source": source, "lora": None}))
+        model, tokenizer = _living(config.model.model_copy(update={"source": source, "lora": None}), progress)
     return base_replies(
         model,
         tokenizer,
@@ -138,7 +151,7 @@ def _final(
     config: RunConfig, model: Any, tokenizer: Any, base: BaseReplies | None, progress: Progress
 ) -> measure.Measured:
     """The full evaluation: both refusal sides, ordinary prompts, drift, validation loss, capabilities."""
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+    if not _finite(model):
         raise FloatingPointError("non-finite weights after training")  # they would score 1.0 where the gold is option 0
     settings = config.evaluation
     limits = {"look_alikes": settings.look_alikes, "harmful": settings.harmful, "ordinary": settings.ordinary}
@@ -182,6 +195,10 @@ def _held_out(settings: EvaluationSettings) -> list[Pair]:
         return load_pairs(settings.validation_from)[: settings.validation_pairs]
     rows = load_prompts("look_alikes", "select", settings.validation_pairs)
     return [Pair(row.prompt, row.answer or "") for row in rows]
+
+
+def _finite(model: torch.nn.Module) -> bool:
+    return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 
 def environment() -> dict[str, str]:

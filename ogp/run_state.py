@@ -49,6 +49,8 @@ def read_status(folder: Path) -> RunStatus:
         result = load_result(folder)
     except RecordError as error:
         return RunStatus(message=str(error))
+    if result.run_id != folder.name:
+        return RunStatus(message=f"{folder / RESULT} belongs to run {result.run_id}")
     return RunStatus(state=result.status, message=result.message, seconds=result.seconds, halved=result.halved)
 
 

@@ -62,7 +62,6 @@ def make_training_arguments(training: TrainingSettings, output_dir: Path, *, see
         activation_checkpointing_kwargs={"use_reentrant": False},
         save_strategy="steps" if training.checkpoint_every else "no",
         save_steps=max(training.checkpoint_every, 1),
-        save_total_limit=1,
         logging_steps=1,
         logging_nan_inf_filter=False,
         disable_tqdm=True,

@@ -13,13 +13,13 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from ogp.checkpoints import check_room, seal
 from ogp.config import RunConfig
 from ogp.data import SIDES
-from ogp.embedded import write_manifest
 from ogp.evaluation import measure
 from ogp.evaluation.drift import BaseReplies
 from ogp.progress import Progress
-from ogp.results import TRAIN_LOG, Evaluation, Metric, TrainingSummary, read_lines, write_lines
+from ogp.results import TRAIN_LOG, Evaluation, Metric, TrainingSummary, drop_torn_end, read_lines, write_lines
 from ogp.tracking import Mirror
 
 CURVE = "curve.jsonl"  # evaluations on the way, until they are part of the result
@@ -62,7 +62,10 @@ class TrainingRecord(TrainerCallback):
 
     @staticmethod
     def _earlier(path: Path, step: int) -> list[dict[str, Any]]:
-        rows = read_lines(path) if step and path.exists() else ()
+        if not step or not path.exists():
+            return []
+        drop_torn_end(path)
+        rows = read_lines(path)
         return [row for row in rows if (row["evaluation"]["step"] if "evaluation" in row else row["step"]) <= step]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -83,11 +86,16 @@ class TrainingRecord(TrainerCallback):
         self._progress.at("training", step)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Seal the checkpoint: one without a manifest, or that differs from it, is never resumed from."""
-        write_manifest(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        """Seal the checkpoint: one that is not is never resumed from."""
+        if state.is_world_process_zero:
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """The small evaluation the settings ask for here: both sides, KL from base; its time is not training time."""
+        # Trainer's own callback has decided already. It also saves the last step, from which it would train one more.
+        control.should_save = control.should_save and state.global_step < state.max_steps
+        if control.should_save:
+            check_room(self._path.parent, model)
         step = self.steps_before + state.global_step
         if step not in self._config.evaluation.curve_steps or step == self._config.training.all_steps:
             return

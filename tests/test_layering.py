@@ -13,16 +13,17 @@ ROOT = Path(__file__).parent.parent
 EVALUATION = {"evaluation", "config", "data", "pairs", "results", "embedded", "models", "network"}
 FOUNDATION = {
     *("config", "config_files", "results", "identity", "embedded", "progress"),
-    *("exit_codes", "run_state", "results_lock", "redaction", "network", "hub"),
+    *("exit_codes", "run_state", "results_lock", "redaction", "network", "hub", "checkpoints"),
 }
 ALLOWED = {
     "config": set(),
     "rules": set(),
     "redaction": set(),
     "network": set(),
-    "results": {"redaction"},
+    "results": {"exit_codes", "redaction"},
     "progress": set(),
     "exit_codes": set(),
+    "checkpoints": {"embedded", "exit_codes"},
     "run_state": {"results"},
     "results_lock": {"config_files"},
     "status": {"progress", "results", "results_lock", "run_state"},

@@ -18,7 +18,6 @@ from ogp.data import SIDES, DataError, load_prompts
 from ogp.rejudge import rejudge
 from ogp.results import COMPLETIONS, ITEMS, RESULT, TRAIN_LOG, RunResult, load_result, read_lines
 from ogp.run import run_experiment
-from ogp.training_record import TrainingRecord
 
 
 def tiny(folder: Path, **training: Any) -> RunConfig:
@@ -105,31 +104,6 @@ def test_the_same_seed_gives_the_same_numbers(
     assert again.evaluations == result.evaluations
     assert without_clocks(tmp_path) == without_clocks(folder)
     assert again.run_id == result.run_id
-
-
-def test_an_interrupted_run_goes_on_from_its_newest_whole_checkpoint(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = tiny(tiny_folder, checkpoint_every=1)
-    whole = run_experiment(config, tmp_path / "whole")
-    assert not (tmp_path / "whole" / "checkpoints").exists(), "checkpoints of a finished run are dropped"
-
-    def interrupt(self: TrainingRecord, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingRecord, "on_step_begin", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            run_experiment(config, tmp_path / "cut")
-    (newest,) = (tmp_path / "cut" / "checkpoints").glob("checkpoint-*")
-    assert newest.name == "checkpoint-3"
-    torn = newest.with_name("checkpoint-4")  # newer, written by a process that was killed
-    torn.mkdir()
-    (torn / "model.safetensors").write_bytes(b"half")
-    resumed = run_experiment(config, tmp_path / "cut")
-    assert resumed.evaluations == whole.evaluations
-    assert without_clocks(tmp_path / "cut") == without_clocks(tmp_path / "whole")
 
 
 def test_the_record_names_no_machine(finished: tuple[Path, RunResult]) -> None:

@@ -1,0 +1,25 @@
+"""A disk of a few megabytes that can really be full."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """The root of a file system of 4 MB, mounted in a namespace of its own and reached through /proc."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = f"mount -t tmpfs -o size=4m none '{place}' && echo ready && read _"
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        if shell.stdout.readline() != b"ready\n":
+            pytest.skip("this system allows no mount, so no disk can be filled")
+        yield Path(f"/proc/{shell.pid}/root{place}")
+        shell.stdin.close()
