@@ -1,7 +1,9 @@
-"""A disk of a few megabytes that can really be full."""
+"""A disk of a few megabytes that can really be full, and a group of processes that can really run out of memory."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,3 +25,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
             pytest.skip("this system allows no mount, so no disk can be filled")
         yield Path(f"/proc/{shell.pid}/root{place}")
         shell.stdin.close()
+
+
+@pytest.fixture
+def memory_group() -> Iterator[Path]:
+    """A control group of 30 MB; the kernel kills whoever takes more."""
+    for parent, limit in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):
+        group = Path("/sys/fs/cgroup") / parent / f"ogp-test-{os.getpid()}"
+        try:
+            group.mkdir()
+            with (group / limit).open("r+") as file:  # the kernel makes it; where it does not, there is no such group
+                file.write("30000000")
+        except OSError:
+            with contextlib.suppress(OSError):
+                group.rmdir()
+            continue
+        yield group
+        group.rmdir()
+        return
+    pytest.skip("this system allows no control group, so the kernel cannot be made to kill for want of memory")

@@ -39,6 +39,10 @@ match words[min(number, len(words)) - 1]:
         with open(os.environ["KERNEL_COUNTERS"], "w") as file:
             file.write(f"pgfault 7\noom_kill {number}\n")
         os.kill(os.getpid(), signal.SIGKILL)
+    case "exceeds":  # more memory than its group may have, so that the kernel itself kills it
+        with open(os.path.join(os.environ["MEMORY_GROUP"], "cgroup.procs"), "w") as file:
+            file.write(str(os.getpid()))
+        bytearray(200_000_000)
     case "raises":
         raise ValueError("the arm is broken")
     case "out-of-memory":

@@ -126,6 +126,15 @@ def test_fault_13_out_of_memory_gives_one_more_try_with_half_the_examples(
     assert (states([smallest]), len(tries(smallest))) == (["oom"], 1)
 
 
+def test_fault_13_a_kill_by_the_kernel_itself_counts_as_out_of_memory(
+    tmp_path: Path, memory_group: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMORY_GROUP", str(memory_group))
+    (job,) = grid(tmp_path, "exceeds,done")
+    execute([job])
+    assert (states([job]), job.halved, tries(job)) == (["done"], True, ["", "--halved"])
+
+
 @pytest.mark.parametrize(("micro", "half"), [(8, 4), (6, 3), (5, 1), (2, 1), (1, 1)])
 def test_a_halved_run_keeps_its_effective_batch(micro: int, half: int) -> None:
     settings = {"training": {"batch_size": 120, "micro_batch": micro}, "evaluation": {"batch_size": 3}}
