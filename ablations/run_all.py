@@ -28,7 +28,7 @@ from ogp.progress import last_line  # noqa: E402
 from ogp.redaction import guard_output  # noqa: E402
 from ogp.results import write_atomic, write_record  # noqa: E402
 from ogp.results_lock import results_lock  # noqa: E402
-from ogp.run_state import BROKEN  # noqa: E402
+from ogp.run_state import BROKEN, FINISHED  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,12 +111,16 @@ def _show_plan(console: Console, planned: Sequence[Planned], jobs: Sequence[Job]
             time = clock(estimate_seconds(job.config)) if job.state == "queued" else job.state
             console.print(f"  {run.run_id}  {time:>8}  {run.arm} seed {run.seed}: {run.description}", markup=False)
     left = sum(estimate_seconds(job.config) for job in jobs if job.state == "queued") / workers
-    console.print(f"{len(jobs)} runs, {sum(job.state != 'queued' for job in jobs)} finished, about {clock(left)} left")
+    finished, broken = (sum(job.state in kind for job in jobs) for kind in (FINISHED, BROKEN))
+    failed = f", {broken} failed before (--retry-failed tries them again)" if broken else ""
+    console.print(f"{len(jobs)} runs, {finished} finished{failed}, about {clock(left)} left")
 
 
 def _execute(console: Console, planned: Sequence[Planned], jobs: list[Job], options: argparse.Namespace) -> int:
     if options.workers < 1:
         raise ConfigError(f"--workers {options.workers}: give at least 1")
+    if not options.patience > 0:
+        raise ConfigError(f"--patience {options.patience}: give a number of minutes above 0")
     for job in jobs:
         if job.state == "queued":
             check_sources(job.config)

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
         (["--only", "nothing"], "matches no arm"),
         (["--set", "training.stps=1"], "did you mean `steps`"),
         (["--workers", "0"], "--workers 0"),
+        (["--patience", "nan"], "--patience nan"),
         (["--results", "/dev/null/x", "--only", "sft"], "/dev/null/x"),
     ],
 )

@@ -207,6 +207,7 @@ def test_fault_09_whatever_decides_the_numbers_decides_the_run_id(
     package = tmp_path / "ogp"
     shutil.copytree(identity.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(identity, "PACKAGE", package)
+    monkeypatch.setattr(identity, "code_key", identity.code_key.__wrapped__)  # it is hashed once per process otherwise
     data = tmp_path / "pairs.jsonl"
     data.write_text('{"prompt": "a", "answer": "b"}\n')
     config = validate(RunConfig, {"data": {"source": str(data)}}, "test")
