@@ -42,7 +42,8 @@ def study_file(folder: Path, model: Path, **changes: Any) -> Path:
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     settings = {**STUDY["settings"], "model": {"source": str(model)}, "data": {"source": str(folder / "pairs.jsonl")}}
     path = folder / "mine.yaml"
-    path.write_text(yaml.safe_dump({**STUDY, "settings": settings, **changes}, sort_keys=False), encoding="utf-8")
+    study = json.loads(json.dumps({**STUDY, "settings": settings, **changes}))  # no shared parts, which YAML would mark
+    path.write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
     return path
 
 
