@@ -31,7 +31,8 @@ def recorded(results: Path) -> dict[str, Any]:
             del result[name]
         for name in ("seconds", "seconds_per_step"):
             del result["training"][name]
-        log = [{k: v for k, v in row.items() if k != "step_seconds"} for row in read_lines(folder / TRAIN_LOG)]
+        rows = read_lines(folder / TRAIN_LOG) if not item.reference else ()
+        log = [{k: v for k, v in row.items() if k != "step_seconds"} for row in rows]
         assert [row["step"] for row in log] == list(range(1, len(log) + 1)), "no step is doubled"
         texts = [(folder / name).read_text() for name in (COMPLETIONS, ITEMS)]
         found[f"{item.arm} {item.seed}"] = json.dumps([result, log, texts], sort_keys=True)
