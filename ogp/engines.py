@@ -24,6 +24,7 @@ from ogp.gradients import GradientPair
 from ogp.head import Head, Teacher, expected_embeddings, two_losses
 from ogp.objectives import KlDirection
 from ogp.packed_attention import packed_attention
+from ogp.shared_embedding import SharedEmbedding
 from ogp.tape import Use
 from ogp.teacher_cache import Progress, cache_key, open_or_build, tokens_digest, weights_digest
 
@@ -90,6 +91,7 @@ class DualEngine:
         self.teacher_head: Head | None = None
         self.table: Tensor | None = None
         self.new_head_use: Callable[[], Use] | None = None
+        self.shared = SharedEmbedding.of(self.causal_lm)
         check_head(self.causal_lm)
 
     def load_teacher(
@@ -130,7 +132,9 @@ class DualEngine:
 
         def losses(**inputs: Any) -> Any:
             rows = inputs.pop("loss_rows")
-            return linear(hidden_states(causal_lm, **inputs), loss_rows=rows)
+            with nullcontext() if self.shared is None else self.shared.installed():
+                states = hidden_states(causal_lm, **inputs)
+            return linear(states, loss_rows=rows)
 
         def head_losses(states: Tensor, loss_rows: LossRows) -> tuple[Tensor, Tensor]:
             return self._head_losses(states, loss_rows)
@@ -170,6 +174,7 @@ class DualEngine:
             counts.opposed,
             rows.kl_direction,
             self.new_head_use,
+            self.shared,
         )
 
     @torch.no_grad()

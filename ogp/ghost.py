@@ -145,6 +145,7 @@ class GhostEngine(DualEngine):
     ) -> None:
         super().__init__(model, pair, opposed=opposed, kl_direction=kl_direction, autocast=autocast)
         self.ghost = pair
+        self.shared = None  # the tape keeps both parts of a tied weight apart
 
     @contextmanager
     def installed(self) -> Iterator[None]:

@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ogp.objectives import IGNORE, KlDirection, to_cotangents
+from ogp.shared_embedding import SharedEmbedding
 from ogp.tape import Use
 
-CHUNK_ROWS = {"cpu": 128, "cuda": 1024}
-"""Rows of logits formed at once: fewer starve the matrix products, more only cost memory (no time on 2 cores)."""
+CHUNK_ROWS = {"cpu": 512, "cuda": 1024}
+"""Rows of logits formed at once: fewer starve the matrix products, more only cost memory."""
 CACHE_BYTES = 1 << 20
 """Logits handled at once by the element-wise part on a CPU: what stays in a core's cache between its passes."""
 
@@ -104,6 +105,7 @@ def two_losses(
     opposed_tokens: float,
     kl_direction: KlDirection = "forward",
     new_use: Callable[[], Use] | None = None,
+    shared: SharedEmbedding | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy on `labels` and KL between teacher and student, each summed over rows and divided by its tokens.
 
@@ -115,6 +117,7 @@ def two_losses(
         target_tokens, opposed_tokens: divisors, the loss-carrying tokens of the whole optimizer step.
         kl_direction: forward KL(teacher || student), reverse KL(student || teacher), or jensen_shannon (natural log).
         new_use: where the factors of the weight's gradients go, instead of the weight getting gradients.
+        shared: takes the weight's gradient in autograd's place, see `SharedEmbedding`.
 
     Returns:
         Two scalars in float32 (float64 for a float64 model). Each can be sent backward once, in any order, together
@@ -122,8 +125,9 @@ def two_losses(
     """
     if teacher is not None and teacher.head is None and (kl_direction != "forward" or head.weight.requires_grad):
         raise ValueError("`teacher.head` is needed unless the head is frozen and `kl_direction` is 'forward'")
-    job = _Job(head, labels, teacher, target_tokens, opposed_tokens, kl_direction, new_use)
-    losses: tuple[Tensor, Tensor] = _TwoLosses.apply(hidden, head.weight, head.bias, job)
+    job = _Job(head, labels, teacher, target_tokens, opposed_tokens, kl_direction, new_use, shared)
+    weight = head.weight if shared is None else head.weight.detach()
+    losses: tuple[Tensor, Tensor] = _TwoLosses.apply(hidden, weight, head.bias, job)
     return losses
 
 
@@ -137,6 +141,7 @@ class _Job(NamedTuple):
     opposed_tokens: float
     kl_direction: KlDirection
     new_use: Callable[[], Use] | None
+    shared: SharedEmbedding | None
 
 
 class _Cotangents(NamedTuple):
@@ -154,11 +159,12 @@ class _TwoLosses(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         with torch.autocast(hidden.device.type, enabled=False):
-            run = _Pass(hidden, job, ctx.needs_input_grad[:3])
+            of_hidden, of_weight, of_bias = ctx.needs_input_grad[:3]
+            run = _Pass(hidden, job, (of_hidden, of_weight or job.shared is not None, of_bias))
             step = CHUNK_ROWS[hidden.device.type]
             for start in range(0, len(hidden), step):
                 run.chunk(slice(start, min(start + step, len(hidden))))
-        ctx.cotangents, ctx.kept = run.cotangents(), run.kept
+        ctx.cotangents, ctx.kept, ctx.shared = run.cotangents(), run.kept, job.shared
         return run.losses[0], run.losses[1]
 
     @staticmethod
@@ -177,6 +183,9 @@ class _TwoLosses(torch.autograd.Function):
             for use, inputs, cotangent in ctx.kept[which]:
                 use.keep(inputs, _scaled(cotangent, factor))
             ctx.cotangents[which] = None  # handed over: autograd may now keep the tensors instead of copying them
+        if ctx.shared is not None and total[1] is not None:
+            ctx.shared.hand_over(total[1])
+            total[1] = None
         return (*total, None)
 
 
