@@ -45,7 +45,7 @@ class SharedEmbedding:
             states: Tensor = _Lookup.apply(self.embedding.weight, tokens, self)
             return states
 
-        self.embedding.forward = forward
+        self.embedding.forward = forward  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
