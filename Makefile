@@ -23,10 +23,11 @@ smoke: $(READY)
 	.venv/bin/python ablations/run_all.py --smoke
 
 test: $(READY)
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist loadfile
 
 test-all: $(READY)
-	.venv/bin/python -m pytest -m "slow or not slow"
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
+	.venv/bin/python -m pytest -m slow
 
 lint: $(READY)
 	.venv/bin/ruff check .
