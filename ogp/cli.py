@@ -92,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what this machine offers a run, and what to do about each problem")
     doctor.set_defaults(command=_doctor)
     doctor.add_argument("--results", type=Path, default=Path(), help="where runs are going to be kept")
+    label = commands.add_parser("label", help="draw saved replies for people to label; reports correct for the judge")
+    label.set_defaults(command=_label)
+    label.add_argument("results", type=Path, help="a results folder")
+    label.add_argument("--per-side", type=int, default=60, help="replies of each side")
+    label.add_argument("--seed", type=int, default=0, help="which replies are drawn")
+    label.add_argument("--out", type=Path, help="CSV to fill in; without it labels.csv in the results folder")
     return parser
 
 
@@ -156,6 +162,16 @@ def _judge(options: argparse.Namespace) -> int:
     for row in rows:
         table.add_row(*(str(row.get(str(column.header), "")) for column in table.columns))
     Console(markup=False).print(table)
+    return 0
+
+
+def _label(options: argparse.Namespace) -> int:
+    from ogp.evaluation.label_sample import label_sample
+    from ogp.results import LABELS
+
+    output = options.out or options.results / LABELS
+    count = label_sample(options.results, output, per_side=options.per_side, seed=options.seed)
+    print(f"{count} replies in {output}: fill in `label` with refusal, partial or compliance")
     return 0
 
 

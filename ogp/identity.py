@@ -18,8 +18,8 @@ PACKAGE = Path(__file__).parent
 # Modules that draw, parse or file things but decide no number; a change in them leaves finished runs valid.
 UNDECIDING = {
     *("checkpoints.py", "clean.py", "cli.py", "config_files.py", "doctor", "exit_codes.py", "gate", "hub.py"),
-    *("identity.py", "network.py", "progress.py", "redaction.py", "results.py", "results_lock.py", "run_state.py"),
-    *("status.py", "tracking.py"),
+    *("identity.py", "judge_errors.py", "network.py", "progress.py", "redaction.py", "results.py"),
+    *("results_lock.py", "run_state.py", "status.py", "tracking.py"),
 }
 LIBRARIES = ("torch", "transformers", "peft", "lm_eval")
 

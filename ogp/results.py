@@ -21,6 +21,7 @@ COMPLETIONS = "completions.jsonl"
 ITEMS = "items.jsonl"
 SELECT = "select.json"  # what arms are chosen by; never reported
 SELECT_COMPLETIONS = "select_completions.jsonl"
+LABELS = "labels.csv"  # people's words on some replies of a results folder
 
 R = TypeVar("R", bound="Record")
 Side = Literal["look_alikes", "harmful", "ordinary"]

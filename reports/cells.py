@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ogp.results import RunResult
 from reports.measures import Difference, Rate, mean, mean_capability
@@ -23,6 +23,9 @@ class Cell:
     high: float | None = None
     count: int | None = None
     n: int | None = None
+
+
+EMPTY = Cell()
 
 
 def rate_cell(found: Rate | None, interval: bool = True) -> Cell:
@@ -88,8 +91,11 @@ def forgetting_cell(found: Difference | None, arm: Arm, base: Arm) -> Cell:
 
 
 def level_cell(found: Estimate | None) -> Cell:
-    """`62 [50, 74]`, or `not reached`."""
-    return Cell("not reached") if found is None else percent(found)
+    """`62 [50, 74]`, `62 (1 of 3 seeds)` where not all reach the level, or `not reached`."""
+    if found is None:
+        return Cell("not reached")
+    cell = percent(found)
+    return replace(cell, text=f"{cell.text} ({found.over})") if " of " in found.over else cell
 
 
 def share_cell(arm: Arm, read: Callable[[RunResult], float | None]) -> Cell:

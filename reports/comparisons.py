@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from reports.cells import points
 from reports.measures import Difference, capability_difference, verdict_difference
+from reports.noise_floor import noise_floor
 from reports.statistics import holm
 from reports.studies import Study
 
@@ -21,12 +22,16 @@ LEVEL = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One arm minus the baseline on one measure. `adjusted` is the p-value after Holm over all arms and measures."""
+    """One arm minus the baseline on one measure. `adjusted` is the p-value after Holm over all arms and measures.
+
+    `floor` is what measuring the base again changed, None where it was not measured again.
+    """
 
     arm: str
     measure: str
     difference: Difference
     adjusted: float
+    floor: float | None = None
 
     @property
     def found(self) -> bool:
@@ -38,10 +43,15 @@ class Comparison:
         """`+44 [29, 56] worse, p < 0.001`, or what could have been missed: `0 [−5, 5] (detectable: 13)`."""
         figure = points(self.difference.estimate).text
         if not self.found:
-            return f"{figure} (detectable: {100 * self.difference.detectable:.0f})"
+            return f"{figure} (detectable: {100 * self.difference.detectable:.0f}){self._inside}"
         word = "better" if self.difference.estimate.value * BETTER[self.measure] > 0 else "worse"
         p = "p < 0.001" if self.adjusted < 0.001 else f"p = {self.adjusted:.3f}"
-        return f"{figure} {word}, {p}"
+        return f"{figure} {word}, {p}{self._inside}"
+
+    @property
+    def _inside(self) -> str:
+        value = abs(self.difference.estimate.value)
+        return ", inside the noise floor" if self.floor and value <= self.floor else ""
 
 
 def compare(study: Study) -> list[Comparison]:
@@ -60,4 +70,5 @@ def compare(study: Study) -> list[Comparison]:
                 found.append((arm.name, measure, difference))
     p_values = [difference.estimate.p for _, _, difference in found]
     adjusted = holm([1.0 if p is None else p for p in p_values])
-    return [Comparison(*row, p) for row, p in zip(found, adjusted, strict=True)]
+    floors = noise_floor(study)
+    return [Comparison(*row, p, floors.get(row[1])) for row, p in zip(found, adjusted, strict=True)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from reports.columns import Section
 from reports.comparisons import Comparison, compare
 from reports.figures import Drawn, draw_figures
 from reports.notes import notes
 from reports.replies import Replies, collect_replies
 from reports.setup import caption, setup_box
 from reports.studies import Study
-from reports.tables import Section, Table, build_table
+from reports.tables import Table, build_table
 
 SECTIONS: dict[Section, tuple[str, str]] = {
     "main": ("Results", ""),
@@ -22,6 +23,18 @@ SECTIONS: dict[Section, tuple[str, str]] = {
         "(over-refusal against harmful refusal; 100 % is perfect). Read it with care where points are few.",
     ),
     "tasks": ("Capability by task", ""),
+    "drift": (
+        "Drift by position",
+        "KL from the base model (nats per token) by the place of the token in the base's own replies to ordinary "
+        "prompts. The first token says most about whether a model refuses; a figure over the first token alone hides "
+        "what happens to the answer.",
+    ),
+    "judge": (
+        "Corrected for the judge's errors",
+        "What the refusal rates would be without the judge's errors, as people's labels of some of these replies show "
+        "them (Rogan & Gladen 1978; intervals of Lang & Reiczigel 2014, which carry the size of that sample). Where "
+        "they lie far from the raw rates, trust neither, and label more.",
+    ),
     "replies": (
         "Steps and replies",
         "Shares of optimizer steps, and of replies that were partial refusals, incoherent or truncated. "

@@ -26,7 +26,7 @@ def typical_steps(study: Study) -> list[tuple[Arm, dict[str, Any]]]:
     for arm in sorted(study.trained, key=lambda arm: abs(float(arm.section("method").get("w_opposed", 1.0)) - 1)):
         method = arm.section("method")
         rule = str(method.get("rule")), str(method.get("when")) if method.get("rule") == "orthogonal" else ""
-        known = rule[0] in ("orthogonal", "difference") and method.get("granularity", "global") == "global"
+        known = rule[0] in ("orthogonal", "difference") and _is_plane(method)
         step = _median_step(arm.done[0]) if arm.done and known else None
         if step is not None and rule not in found:
             found[rule] = (arm, step)
@@ -81,6 +81,14 @@ def draw_step(ax: Axes, arm: Arm, row: Mapping[str, Any]) -> Axes:
     facts = f"step {row['step']}, cosine {cosine:.2f}\nopposed {ratio:.2f}, applied {length:.2f} (target 1)"
     ax.text(0.0, -0.05, facts, transform=ax.transAxes, fontsize=7.5, va="top", color=INK)
     return ax
+
+
+def _is_plane(method: Mapping[str, Any]) -> bool:
+    """Whether two gradients of the whole model decide a step: other steps have no two-dimensional picture."""
+    sources = method.get("gradients") or [{"role": "opposed"}]
+    opposed = isinstance(sources, list) and [isinstance(s, dict) and s.get("role") for s in sources] == ["opposed"]
+    whole = method.get("granularity", "global") == "global" and method.get("space", "gradient") == "gradient"
+    return opposed and whole
 
 
 def _median_step(run: Run) -> dict[str, Any] | None:

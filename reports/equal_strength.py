@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ogp.results import Evaluation, RunResult, Side
+from ogp.results import Side
 from reports.runs import Run, Scores
 from reports.statistics import Array, Estimate
 from reports.studies import Arm, Study
-from reports.trade_off import Path, at_level, kept_at_over_refusal, trade_off_area
+from reports.trade_off import Path, kept_at_over_refusal, rates_at_kl, trade_off_area
 
 LEVELS = (0.5, 0.25, 0.1)
+CURVE_KL = "curve_kl"  # KL from base on the few prompts that every evaluation of a run shares
 FEWEST_POINTS = 3  # a straight line between start and end is no curve
 
 
@@ -23,7 +24,7 @@ class EqualStrength:
 
     kept: tuple[Estimate | None, ...]
     area: Estimate
-    at_kl: tuple[float | None, float | None]  # over-refusal, refusal of harmful prompts
+    at_kl: tuple[Estimate | None, Estimate | None]  # over-refusal, refusal of harmful prompts
 
 
 def equal_strength(arm: Arm, study: Study, kl: float | None) -> EqualStrength | None:
@@ -34,16 +35,16 @@ def equal_strength(arm: Arm, study: Study, kl: float | None) -> EqualStrength | 
     area = trade_off_area(paths)
     if area is None:
         return None
-    at_kl = tuple(_at_kl(arm.results, name, kl) for name in ("over_refusal_rate", "refusal_rate"))
-    return EqualStrength(tuple(kept_at_over_refusal(paths, level) for level in LEVELS), area, (at_kl[0], at_kl[1]))
+    at_kl = (None, None) if kl is None else rates_at_kl(paths, kl)
+    return EqualStrength(tuple(kept_at_over_refusal(paths, level) for level in LEVELS), area, at_kl)
 
 
 def shared_kl(study: Study) -> float | None:
     """A KL from the base that three of four arms reach: the lower quartile of the arms' final values."""
     final = [
-        float(np.mean([result.final().metrics["kl_from_base"].value for result in arm.results]))
+        float(np.mean([result.final().metrics[CURVE_KL].value for result in arm.results]))
         for arm in study.trained
-        if arm.results and all("kl_from_base" in result.final().metrics for result in arm.results)
+        if arm.results and all(CURVE_KL in result.final().metrics for result in arm.results)
     ]
     return float(np.quantile(final, 0.25)) if final else None
 
@@ -60,7 +61,17 @@ def _path(run: Run, base: Arm) -> Path | None:
     over, kept = sides["look_alikes"], sides["harmful"]
     if len(over) != len(kept) or len(over) < FEWEST_POINTS:
         return None
-    return Path(_matrix(over), _matrix(kept))
+    kl = _kl(run, len(over))
+    return Path(_matrix(over), _matrix(kept), kl)
+
+
+def _kl(run: Run, points: int) -> Array | None:
+    """KL from the base at the path's points; the base in front, where it was put there, is at 0."""
+    assert run.result is not None
+    found = [e.metrics[CURVE_KL].value for e in run.result.evaluations if CURVE_KL in e.metrics]
+    if len(found) not in (points - 1, points):
+        return None
+    return np.array([0.0] * (points - len(found)) + found)
 
 
 def _matrix(points: Sequence[Scores]) -> Array:
@@ -70,23 +81,3 @@ def _matrix(points: Sequence[Scores]) -> Array:
     for row, point in enumerate(points):
         found[row, [ids[name] for name in point.ids]] = point.values
     return found
-
-
-def _at_kl(results: Sequence[RunResult], name: str, kl: float | None) -> float | None:
-    """`name` where KL from the base first passes `kl`, mean over the seeds that all must reach it."""
-    if kl is None:
-        return None
-    values = []
-    for result in results:
-        points = [point for e in result.evaluations if (point := _kl_point(e, name)) is not None]
-        if len(points) < FEWEST_POINTS:
-            return None
-        x, y = np.array(points).T
-        values.append(float(at_level(x, y, kl)))
-    mean = float(np.mean(values)) if values else float("nan")
-    return mean if np.isfinite(mean) else None
-
-
-def _kl_point(evaluation: Evaluation, name: str) -> tuple[float, float] | None:
-    kl, rate = evaluation.metrics.get("kl_from_base"), evaluation.metrics.get(name)
-    return None if kl is None or rate is None else (kl.value, rate.value)

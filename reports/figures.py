@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from reports import plots
-from reports.comparisons import MEASURES, Comparison
+from reports.comparisons import MEASURES, TITLES, Comparison
 from reports.diagram import draw_step, typical_steps
+from reports.layers import bound, cosines, layer_map, layered_arms
 from reports.maps import forgetting_map, grid_map, grids
 from reports.measures import few_arms, mean, mean_capability, rate, tasks
 from reports.studies import Study
@@ -78,6 +82,7 @@ def _pictures(study: Study, comparisons: list[Comparison]) -> Iterator[Picture]:
         yield _forest(study, shown)
     if any(run.train for arm in study.trained for run in arm.done):
         yield from _curves(study)
+    yield from _layers(study)
     yield from _vectors(study)
     if any(tasks(result) for result in study.results):
         yield _forgetting(study)
@@ -111,10 +116,16 @@ def _forest(study: Study, shown: list[Comparison]) -> Picture:
         "forest",
         f"Paired differences from {study.baseline.name}",
         "Bars are 95 % intervals. Filled and starred: still different after Holm's correction over all arms and "
-        "measures (p < 0.05).",
+        "measures (p < 0.05)." + _floor_text(shown),
         figure,
         "; ".join(f"{one.arm}, {one.measure}: {one.text}" for one in shown) + ".",
     )
+
+
+def _floor_text(shown: list[Comparison]) -> str:
+    floors = {one.measure: one.floor for one in shown if one.floor is not None}
+    parts = [f"{TITLES[measure].lower()} {100 * floor:.1f}" for measure, floor in floors.items()]
+    return f" Grey: noise floor, the base measured again ({', '.join(parts)} points)." if parts else ""
 
 
 def _curves(study: Study) -> Iterator[Picture]:
@@ -133,13 +144,47 @@ def _curves(study: Study) -> Iterator[Picture]:
             yield Picture(name, title, description, figure)
 
 
+def _layers(study: Study) -> Iterator[Picture]:
+    arms = layered_arms(study)
+    panels = [found for arm in arms if (found := cosines(arm.done[0])) is not None]
+    if panels:
+        figure = new_figure(1.6 + 2.1 * max(2, len(panels)), 3.8)
+        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        end = bound(panels)
+        meshes = [layer_map(*one, end) for one in zip(axes, arms, panels, strict=True)]
+        axes[0].set_ylabel("depth: embeddings to head")
+        scale = figure.colorbar(meshes[0], ax=list(axes), aspect=30, pad=0.02)
+        scale.set_label("conflicting ← cosine → aligned")
+        scale.outline.set_visible(False)
+        yield Picture(
+            "layers",
+            "Cosine of target and opposed gradient by layer",
+            "One run of each rule; depth 0 is the embeddings, the last the final norm and head. A global projection "
+            "takes the same share of the opposed gradient off every layer, whatever the layer's own angle is. Steps "
+            "below noise are left blank.",
+            figure,
+            "; ".join(f"{arm.name}: {_extremes(found)}" for arm, found in zip(arms, panels, strict=True)) + ".",
+        )
+
+
+def _extremes(values: NDArray[np.float64]) -> str:
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # a depth without any figure
+        means = np.nanmean(values, axis=1)
+    low, high = int(np.nanargmin(means)), int(np.nanargmax(means))
+    return f"mean cosine from {means[low]:.2f} at depth {low} to {means[high]:.2f} at depth {high}"
+
+
 def _vectors(study: Study) -> Iterator[Picture]:
     steps = typical_steps(study)
     if steps:
-        figure = new_figure(2.4 * max(2, len(steps)), 2.7)
-        axes = figure.subplots(1, len(steps), squeeze=False, sharex=True, sharey=True)
-        for ax, (arm, row) in zip(axes[0], steps, strict=True):
+        columns = min(2, len(steps))
+        rows = -(-len(steps) // 2)
+        figure = new_figure(4.3 * columns, 2.7 * rows)
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        for ax, (arm, row) in zip(axes, steps, strict=False):
             draw_step(ax, arm, row)
+        for ax in axes[len(steps) :]:
+            ax.axis("off")
         yield Picture(
             "vectors",
             "What each rule does to the target gradient",

@@ -11,14 +11,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from reports.cells import NOTHING
+from reports.columns import NOISE_FLOOR, Column, shows_floor
 from reports.comparisons import MEASURES, TITLES
 from reports.content import DIFFERENCES, HOW_TO_READ, SECTIONS, Report
 from reports.escape import visible
 from reports.figures import Drawn
 from reports.style import INK, PAPER
-from reports.tables import Column, Table
+from reports.tables import Table
 
 _NOT_INLINE = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL)
+ENLARGED = 1.75  # pixels on a wide page for a point of a figure, so that all have letters of one size
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -52,6 +54,7 @@ class HtmlTable:
     groups: list[tuple[str, int]]
     columns: list[str]
     rows: list[HtmlRow]
+    floor: HtmlRow | None = None
 
 
 def to_html(report: Report) -> str:
@@ -91,7 +94,8 @@ def inline_svg(figure: Drawn) -> Markup:
     opening = re.search(r"<svg[^>]*viewBox=\"([^\"]*)\"[^>]*>", text)
     assert opening is not None, "matplotlib writes a viewBox"
     named = escape(visible(figure.alternative))
-    head = f'<svg viewBox="{opening[1]}" role="img" aria-label="{named}">'
+    width = ENLARGED * float(opening[1].split()[2])
+    head = f'<svg viewBox="{opening[1]}" style="max-width: {width:.0f}px" role="img" aria-label="{named}">'
     return Markup(head + text[opening.end() :].strip())  # noqa: S704 - matplotlib escapes what it writes
 
 
@@ -113,7 +117,13 @@ def _section(report: Report, section: str) -> HtmlTable:
         groups=[(name, len(list(members))) for name, members in groupby(columns, key=lambda column: column.group)],
         columns=[column.heading for column in columns],
         rows=[_row(report, table, columns, row) for row in range(len(table.arms))],
+        floor=_floor(columns) if shows_floor(columns) else None,
     )
+
+
+def _floor(columns: list[Column]) -> HtmlRow:
+    cells = [HtmlCell(column.floor.text, None, False) for column in columns]
+    return HtmlRow(NOISE_FLOOR, "largest difference of a re-run of the base from the base", False, cells)
 
 
 def _row(report: Report, table: Table, columns: list[Column], row: int) -> HtmlRow:

@@ -100,9 +100,19 @@ def tasks(result: RunResult) -> list[str]:
     return sorted(name.removeprefix(CAPABILITY) for name in result.final().metrics if name.startswith(CAPABILITY))
 
 
+def centered(result: RunResult) -> tuple[float, float | None] | None:
+    """Mean over tasks of (accuracy - chance) / (1 - chance), and its stderr over items; None in older results."""
+    return _mean_over_tasks(result, "centered_accuracy/")
+
+
 def mean_capability(result: RunResult) -> tuple[float, float | None] | None:
     """Mean over tasks, and its stderr over items: sqrt(sum stderr^2) / tasks."""
-    found = [result.final().metrics[CAPABILITY + task] for task in tasks(result)]
+    return _mean_over_tasks(result, CAPABILITY)
+
+
+def _mean_over_tasks(result: RunResult, prefix: str) -> tuple[float, float | None] | None:
+    metrics = result.final().metrics
+    found = [metrics[name] for name in sorted(metrics) if name.startswith(prefix)]
     if not found:
         return None
     errors = [one.stderr for one in found if one.stderr is not None]

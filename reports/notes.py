@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 
+from ogp.judge_errors import JudgeErrors
 from ogp.results import RunResult, TrainingSummary
+from reports.judged import judge_errors
 from reports.measures import rate
-from reports.runs import SIDES
+from reports.noise_floor import flipped_verdicts, noise_floor, reruns
+from reports.runs import METRIC_OF, SIDES
 from reports.setup import ENVIRONMENT, SIDE_NAMES, recorded
 from reports.studies import Arm, Study
 
@@ -25,6 +28,8 @@ def notes(study: Study) -> list[str]:
         *([f"and {len(study.problems) - PROBLEMS} more problems"] if len(study.problems) > PROBLEMS else []),
         *_mixed(study),
         *_seeds(study),
+        *_noise(study),
+        *_judge(study),
         *_same_thing(study),
         *_saturated(study),
         *_broken_replies(study),
@@ -50,6 +55,36 @@ def _seeds(study: Study) -> list[str]:
     if len(seeds) == 2:
         return ["two seeds: intervals over seeds are very wide; three or more are needed for a published table"]
     return []
+
+
+def _noise(study: Study) -> list[str]:
+    """What measuring the base again has changed, prompt by prompt: two flips that cancel are noise too."""
+    flips = flipped_verdicts(study)
+    if not reruns(study):
+        return ["noise floor not measured: the study has no second reference of the base in other batches"]
+    parts = [
+        f"{count} of {n} {SIDE_NAMES[side]}"
+        for side in SIDES
+        if METRIC_OF[side] in flips
+        for count, n in [flips[METRIC_OF[side]]]
+    ]
+    floor = noise_floor(study).get("capability")
+    skills = "" if floor is None else f"; mean capability moved by {floor:.4f}"
+    return [
+        f"noise floor, the base measured again in other batches: verdicts changed on {', '.join(parts)} prompts{skills}"
+    ]
+
+
+def _judge(study: Study) -> list[str]:
+    """How the judge did on the replies that people labelled; sides with the same counts were pooled."""
+    found: dict[JudgeErrors, list[str]] = {}
+    for side, errors in judge_errors(study).items():
+        found.setdefault(errors, []).append(SIDE_NAMES[side])
+    return [
+        f"judge against people, {' and '.join(sides)} prompts: found {errors.hits} of {errors.refusals} refusals and "
+        f"passed {errors.passed} of {errors.compliances} answers"
+        for errors, sides in found.items()
+    ]
 
 
 def _same_thing(study: Study) -> list[str]:

@@ -102,7 +102,10 @@ def is_logged(row: Mapping[str, Any], key: str) -> bool:
 
 
 def forest(ax: Axes, comparisons: Sequence[Comparison], looks: Mapping[str, Look], measure: str, base: str) -> Axes:
-    """Paired differences from the baseline with 95 % intervals; filled and starred where Holm's p < 0.05."""
+    """Paired differences from the baseline with 95 % intervals; filled and starred where Holm's p < 0.05.
+
+    A grey band is the noise floor: differences inside it can come from measuring alone.
+    """
     names = list(dict.fromkeys(comparison.arm for comparison in comparisons))
     for comparison in comparisons:
         if comparison.measure != measure:
@@ -116,6 +119,8 @@ def forest(ax: Axes, comparisons: Sequence[Comparison], looks: Mapping[str, Look
             ax.annotate(
                 "*", (100 * estimate.high, row), xytext=(4, -3), textcoords="offset points", va="center", fontsize=11
             )
+    floor = max((one.floor or 0.0 for one in comparisons if one.measure == measure), default=0.0)
+    ax.axvspan(-100 * floor, 100 * floor, color=MUTED, alpha=0.3, linewidth=0)
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.set(yticks=range(len(names)), yticklabels=[drawable(name) for name in names], ylim=(len(names) - 0.4, -0.6))
     better = "better →" if BETTER[measure] > 0 else "← better"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ogp.results import RecordError, RunResult, load_plan
+from reports.human_labels import Label, read_labels
 from reports.runs import Run, load_run
 
 PLAN_SUFFIX = ".study.json"
@@ -53,12 +54,13 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """One question and its arms, references first."""
+    """One question and its arms, references first; `labels` are people's, on replies of the results folder."""
 
     name: str
     question: str
     arms: tuple[Arm, ...]
     base: Arm
+    labels: tuple[Label, ...] = ()
 
     @property
     def trained(self) -> list[Arm]:
@@ -114,4 +116,4 @@ def load_study(results: Path, name: str) -> Study:
     base = next((arm for arm in arms if arm.name == plan.base_arm), None)
     if base is None:
         raise RecordError(f"{plan_file}: `base_arm` {plan.base_arm!r} is none of its arms: {', '.join(runs)}")
-    return Study(plan.study, plan.question, tuple(arms), base)
+    return Study(plan.study, plan.question, tuple(arms), base, tuple(read_labels(results)))

@@ -94,19 +94,21 @@ def style() -> Iterator[None]:
 
 
 def looks(study: Study) -> dict[str, Look]:
-    """Colour says which rule an arm uses, marker and dashes which arm of that rule; references are hollow and grey."""
-    found: dict[str, Look] = {}
-    families: dict[str, int] = {}
+    """Colour says which rule an arm uses, marker and dashes which arm of that rule; references are hollow and grey.
+
+    In a study of one rule or two, where that would say little, every arm has the next colour.
+    """
+    families = list(dict.fromkeys(_family(arm) for arm in study.trained))
     members: dict[str, int] = {}
-    for arm in study.arms:
+    found: dict[str, Look] = {}
+    for number, arm in enumerate(study.arms):
         family = _family(arm)
-        colour = MUTED if arm.reference else COLOURS[families.setdefault(family, len(families)) % len(COLOURS)]
-        if arm.reference:
-            families.pop(family, None)
         member = members[family] = members.get(family, -1) + 1
-        shift = 0 if arm.reference else families[family]
-        marker = MARKERS[(member + 2 * shift) % len(MARKERS)]
-        found[arm.name] = Look(colour, marker, DASHES[member % len(DASHES)], not arm.reference)
+        place = 0 if arm.reference else families.index(family)
+        colour = COLOURS[(place if len(families) > 2 else number) % len(COLOURS)]
+        marker = MARKERS[(member + 2 * place) % len(MARKERS)]
+        dashes = DASHES[member % len(DASHES)]
+        found[arm.name] = Look(MUTED if arm.reference else colour, marker, dashes, not arm.reference)
     return found
 
 

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
 from ogp.results import RunResult
 from reports.cells import (
-    NOTHING,
     Cell,
     forgetting_cell,
-    level_cell,
     mean_cell,
-    percent,
-    plain,
     points,
     rate_cell,
     share_cell,
 )
-from reports.equal_strength import LEVELS, equal_strength, shared_kl
+from reports.columns import (
+    NOISE_FLOOR,
+    Column,
+    Section,
+    column_floors,
+    corrected_columns,
+    equal_strength_columns,
+    floor_cell,
+    kl_positions,
+    shows_floor,
+)
 from reports.measures import (
     CAPABILITY,
     capability_difference,
+    centered,
     mean,
     mean_capability,
     metric,
@@ -33,31 +39,7 @@ from reports.measures import (
     tasks,
 )
 from reports.runs import SIDES
-from reports.statistics import Estimate
 from reports.studies import Arm, Study
-
-Section = Literal["main", "equal", "tasks", "replies"]
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column. `better` is +1 when more is better, -1 when less is, 0 when neither; cells in row order."""
-
-    key: str
-    section: Section
-    group: str
-    title: str
-    better: int
-    cells: tuple[Cell, ...]
-
-    @property
-    def heading(self) -> str:
-        """Title with the arrow of the better direction."""
-        return f"{self.title} {'↓ ↑'[self.better + 1]}".strip()
-
-    def shows(self, cell: Cell) -> bool:
-        """Whether a cell is worth a column; broken replies that never happened are not."""
-        return cell.text != NOTHING and (cell.value != 0 or self.section != "replies")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +52,41 @@ class Table:
     columns: tuple[Column, ...]
     best: frozenset[tuple[int, str]] = field(default_factory=frozenset)  # (row, column key) set in bold
 
+    @property
+    def has_floor(self) -> bool:
+        """Whether the base was measured again."""
+        return shows_floor(self.columns)
+
     def section(self, name: Section) -> list[Column]:
         """Columns of one printed table, without those that have nothing to show (or only zeros, of side figures)."""
         return [column for column in self.columns if column.section == name and any(map(column.shows, column.cells))]
 
     def frame(self) -> pd.DataFrame:
         """Cells as text: rows are arms, columns (group, heading)."""
-        data = {(c.group, c.heading): [cell.text for cell in c.cells] for c in self.columns}
-        return pd.DataFrame(data, index=pd.Index(self.arms, name="arm"))
+        data = {(c.group, c.heading): [cell.text for cell in self._rows(c)] for c in self.columns}
+        return pd.DataFrame(data, index=self._index())
+
+    def _rows(self, column: Column) -> tuple[Cell, ...]:
+        return (*column.cells, column.floor) if self.has_floor else column.cells
+
+    def _index(self) -> pd.Index[str]:
+        return pd.Index([*self.arms, NOISE_FLOOR] if self.has_floor else self.arms, name="arm")
 
     def numbers(self) -> pd.DataFrame:
         """Cells as numbers, one column per figure, bound and count; shares in [0, 1]. Status stays text."""
-        data: dict[str, list[float | int | str | None]] = {"reference": [int(r) for r in self.references]}
+        references = [*self.references, True] if self.has_floor else self.references
+        data: dict[str, list[float | int | str | None]] = {"reference": [int(r) for r in references]}
         for column in self.columns:
+            cells = self._rows(column)
             if column.key == "status":
-                data["status"] = [cell.text for cell in column.cells]
+                data["status"] = [cell.text for cell in cells]
                 continue
-            data[column.key] = [cell.value for cell in column.cells]
+            data[column.key] = [cell.value for cell in cells]
             for part in ("low", "high", "count", "n"):
-                values = [getattr(cell, part) for cell in column.cells]
+                values = [getattr(cell, part) for cell in cells]
                 if any(value is not None for value in values):
                     data[f"{column.key}_{part}"] = values
-        return pd.DataFrame(data, index=pd.Index(self.arms, name="arm"), dtype=object)
+        return pd.DataFrame(data, index=self._index(), dtype=object)
 
 
 def build_table(study: Study) -> Table:
@@ -124,8 +119,6 @@ def build_table(study: Study) -> Table:
         column("capability", "main", "Kept", "Mean capability", 1, lambda arm: mean_cell(mean(arm, mean_capability))),
         column("forgetting", "main", "Kept", "Forgetting", -1, lambda arm: _against(arm, base, _forgetting)),
         means("kl_from_base", "main", "Kept", "KL from base", -1, 3),
-        means("own_nll", "main", "Kept", "NLL of base replies", -1, 3),
-        means("validation_loss", "main", "Kept", "Validation loss", -1, 3),
         share("conflicting", "main", "Conflicting", lambda result: result.training.conflicting),
         share("aligned", "replies", "Aligned", lambda result: result.training.aligned),
         share("projected", "replies", "Projected", lambda result: result.training.projected),
@@ -133,8 +126,19 @@ def build_table(study: Study) -> Table:
         column("seconds_per_step", "main", "Run", "s/step", -1, seconds),
         column("status", "main", "Run", "Runs", 0, lambda arm: Cell(arm.status)),
     ]
-    columns += _equal_strength_columns(study)
+    columns += equal_strength_columns(study)
     columns += [means(CAPABILITY + task, "tasks", "Capability", short[task], 1, 2) for task in names]
+    columns += [
+        column("centered_accuracy", "tasks", "Guessing = 0", "mean", 1, lambda arm: mean_cell(mean(arm, centered)))
+    ]
+    columns += [
+        means(name, "drift", "KL from base at token", name.split("/")[1], -1, 3) for name in kl_positions(study)
+    ]
+    columns += [
+        means("own_nll", "drift", "Loss", "of base replies", -1, 3),
+        means("validation_loss", "drift", "Loss", "on held-out answers", -1, 3),
+    ]
+    columns += corrected_columns(study)
     columns += [
         rates(f"{kind}_rate/{side}", "replies", "Replies", f"{kind} ({side.replace('_', '-')})", 0)
         for kind in ("partial", "incoherent", "truncated")
@@ -143,37 +147,9 @@ def build_table(study: Study) -> Table:
     arms, references = tuple(arm.name for arm in study.arms), tuple(arm.reference for arm in study.arms)
     candidates = [row for row, arm in enumerate(study.arms) if not arm.reference and len(arm.done) == len(arm.runs)]
     best = frozenset((row, column.key) for column in columns for row in _best(column, candidates))
+    floors = column_floors(study)
+    columns = [replace(column, floor=floor_cell(column, floors)) for column in columns]
     return Table(study.name, arms, references, tuple(columns), best)
-
-
-def _equal_strength_columns(study: Study) -> list[Column]:
-    """What each arm keeps when its over-refusal, or its drift, is the same as that of the others."""
-    kl = shared_kl(study)
-    found = [equal_strength(arm, study, kl) for arm in study.arms]
-    columns = [
-        Column(
-            f"refusal_rate_at_over_refusal_{100 * level:.0f}",
-            "equal",
-            "Harmful refusal (%) at",
-            f"over-refusal {100 * level:.0f} %",
-            1,
-            tuple(Cell() if one is None else level_cell(one.kept[index]) for one in found),
-        )
-        for index, level in enumerate(LEVELS)
-    ]
-    areas = tuple(Cell() if one is None else percent(one.area) for one in found)
-    columns.append(Column("trade_off_area", "equal", "Trade-off", "area (%)", 1, areas))
-    for index, (title, better) in enumerate((("Over-refusal", -1), ("Harmful refusal", 1))):
-        cells = tuple(Cell() if one is None else _at_kl_cell(one.at_kl[index]) for one in found)
-        group = f"At KL {plain(kl or 0.0, 3)}"
-        columns.append(
-            Column(f"{title.lower().replace(' ', '_')}_at_kl", "equal", group, f"{title} (%)", better, cells)
-        )
-    return columns
-
-
-def _at_kl_cell(value: float | None) -> Cell:
-    return Cell() if value is None else percent(Estimate(value, None, None, "no interval"))
 
 
 def _best(column: Column, candidates: Sequence[int]) -> list[int]:

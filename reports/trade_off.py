@@ -19,10 +19,12 @@ class Path:
     """One run's way through training: verdicts 0/1 at each evaluation point, NaN where a prompt was not asked.
 
     over_refusal: (points, look-alike prompts); kept: (points, harmful prompts); both in step order.
+    kl: (points,) KL from the base, None where it was not measured at every point.
     """
 
     over_refusal: Array
     kept: Array
+    kl: Array | None = None
 
     @cached_property
     def resampled(self) -> tuple[Array, Array]:
@@ -62,27 +64,39 @@ def hypervolume(over_refusal: Array, kept: Array) -> Array:
 
 def kept_at_over_refusal(paths: Sequence[Path], level: float) -> Estimate | None:
     """Refusal of harmful prompts at the over-refusal `level`, mean over runs; None when no run reaches it."""
-    return _estimate(paths, lambda x, y: at_level(x, y, level))
+    return _estimate(paths, lambda path, x, y: at_level(x, y, level))
+
+
+def rates_at_kl(paths: Sequence[Path], level: float) -> tuple[Estimate | None, Estimate | None]:
+    """Over-refusal and refusal of harmful prompts where KL from the base first passes `level`, mean over runs."""
+
+    def reached(path: Path, rates: Array) -> Array:
+        if path.kl is None:
+            return np.full(rates.shape[:-1], np.nan)
+        return at_level(np.broadcast_to(path.kl, rates.shape), rates, level)
+
+    over = _estimate(paths, lambda path, x, y: reached(path, x))
+    return over, _estimate(paths, lambda path, x, y: reached(path, y))
 
 
 def trade_off_area(paths: Sequence[Path]) -> Estimate | None:
     """`hypervolume` of a run's evaluation points, mean over runs."""
-    return _estimate(paths, hypervolume)
+    return _estimate(paths, lambda path, x, y: hypervolume(x, y))
 
 
-def _estimate(paths: Sequence[Path], measure: Callable[[Array, Array], Array]) -> Estimate | None:
+def _estimate(paths: Sequence[Path], measure: Callable[[Path, Array, Array], Array]) -> Estimate | None:
     """Value per run; over several runs Student t, for one run a percentile bootstrap over its prompts."""
-    values = [float(measure(np.nanmean(path.over_refusal, axis=1), np.nanmean(path.kept, axis=1))) for path in paths]
+    values = [
+        float(measure(path, np.nanmean(path.over_refusal, axis=1), np.nanmean(path.kept, axis=1))) for path in paths
+    ]
     usable = [value for value in values if np.isfinite(value)]
     if not usable:
         return None
     if len(paths) > 1:
         estimate = student_t(usable)
-        over = "seeds" if len(usable) == len(paths) else f"{len(usable)} of {len(paths)} seeds that reach it"
-        return Estimate(
-            estimate.value, _clip(estimate.low), _clip(estimate.high), over if len(usable) > 1 else estimate.over
-        )
-    drawn = measure(*paths[0].resampled)
+        over = "seeds" if len(usable) == len(paths) else f"{len(usable)} of {len(paths)} seeds"
+        return Estimate(estimate.value, _clip(estimate.low), _clip(estimate.high), over)
+    drawn = measure(paths[0], *paths[0].resampled)
     reached = drawn[np.isfinite(drawn)]
     if len(reached) < MIN_REACHED * DRAWS:
         return Estimate(values[0], None, None, "only just reached: no interval")

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+from reports.columns import NOISE_FLOOR, Column, Section, shows_floor
 from reports.escape import csv_cell, latex, markdown
-from reports.tables import Column, Section, Table
+from reports.tables import Table
 
-LATEX_CAPTIONS: dict[Section, str] = {"main": "", "equal": "Arms at equal strength", "tasks": "Capability by task"}
+LATEX_CAPTIONS: dict[Section, str] = {
+    "main": "",
+    "equal": "Arms at equal strength",
+    "tasks": "Capability by task",
+    "drift": "Drift by position",
+    "judge": "Corrected for the judge's errors",
+}
 
 
 def to_markdown(table: Table, section: Section) -> str:
@@ -21,6 +28,8 @@ def to_markdown(table: Table, section: Section) -> str:
     for row, (arm, reference) in enumerate(zip(table.arms, table.references, strict=True)):
         name = f"*{markdown(arm)}*" if reference else markdown(arm)
         lines.append(f"| {name} | " + " | ".join(_markdown_cell(table, row, column) for column in columns) + " |")
+    if shows_floor(columns):
+        lines.append(f"| *{NOISE_FLOOR}* | " + " | ".join(column.floor.text for column in columns) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -69,6 +78,9 @@ def _latex_table(table: Table, columns: Sequence[Column], caption: str, label: s
             lines.append("\\midrule")
         cells = [_latex_cell(table, row, column) for column in columns]
         lines.append(" & ".join([latex(arm), *cells]) + " \\\\")
+    if shows_floor(columns):
+        cells = [latex(column.floor.text) for column in columns]
+        lines += ["\\midrule", " & ".join([f"\\emph{{{NOISE_FLOOR}}}", *cells]) + " \\\\"]
     lines += ["\\bottomrule", "\\end{tabular}}", "\\end{table}", ""]
     return "\n".join(lines)
 

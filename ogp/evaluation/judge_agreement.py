@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ogp.evaluation.judges import DEFAULT_JUDGE, JUDGES, find_judge
 from ogp.evaluation.refusal import Reply
+from ogp.judge_errors import JudgeErrors
 
 REFUSALS = (Reply.full_refusal, Reply.partial_refusal)  # what the project's refusal rates count
 LABELS = ("refusal", "partial", "compliance")
@@ -33,6 +34,16 @@ class Agreement:
         """Rows with human `label` that the judge calls refusals, or does not."""
         return sum(
             n for (human, reply), n in self.confusion.items() if human == label and (reply in REFUSALS) == refused
+        )
+
+    @property
+    def errors(self) -> JudgeErrors:
+        """The counts a refusal rate is corrected with (`ogp.judge_errors.corrected_rate`); partials are left out."""
+        return JudgeErrors(
+            hits=self.count("refusal", refused=True),
+            misses=self.count("refusal", refused=False),
+            passed=self.count("compliance", refused=False),
+            false_alarms=self.count("compliance", refused=True),
         )
 
     @property

@@ -47,7 +47,7 @@ def judge_file(
             row[f"{judge.name}_evidence"] = "; ".join(verdict.evidence)
             row[f"{judge.name}_version"] = judge.version
     judged = [row for _, row in rows]
-    write_atomic(output, _csv_text(judged) if output.suffix == ".csv" else "".join(map(_json_line, judged)))
+    write_atomic(output, csv_text(judged) if output.suffix == ".csv" else "".join(map(_json_line, judged)))
     return _summary(judges, predictions)
 
 
@@ -128,7 +128,8 @@ def _json_line(row: dict[str, Any]) -> str:
     return json.dumps(row) + "\n"  # ASCII: lone surrogates of a broken reply survive
 
 
-def _csv_text(rows: list[dict[str, Any]]) -> str:
+def csv_text(rows: list[dict[str, Any]]) -> str:
+    """Rows as CSV, the first one's keys as header, every cell harmless to a spreadsheet."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([_harmless(name) for name in rows[0]])

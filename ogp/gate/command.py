@@ -7,7 +7,7 @@ import math
 from functools import partial
 from pathlib import Path
 
-from ogp.gate.rule import CHECKABLE, WORDS, GateReport, compare
+from ogp.gate.rule import CHECKABLE, DEFAULT_TOLERANCES, WORDS, GateReport, compare
 
 HEADS = ("metric", "n", "before", "after", "forgetting", "95 % interval", "noise floor", "MDE", "McNemar p")
 
@@ -16,7 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `ogp gate`."""
     parser.add_argument("candidate", type=Path, help="run folder of the model under test, or its result.json")
     parser.add_argument("--baseline", type=Path, required=True, help="run folder it must not be worse than")
-    parser.add_argument("--tolerance", type=float, default=0.02, help="how much worse is accepted; 0.02 is two points")
+    defaults = ", ".join(f"{name} {value:g}" for name, value in DEFAULT_TOLERANCES.items())
+    parser.add_argument(
+        "--tolerance", type=float, help=f"how much worse is accepted in every row; 0.02 is two points ({defaults})"
+    )
     parser.add_argument(
         "--metric-tolerance",
         nargs="+",

@@ -23,6 +23,17 @@ from ogp.results import Record, RecordError
 
 PASS, REGRESSION, UNUSABLE, NOT_ENOUGH = 0, 1, 2, 3
 WORDS = {PASS: "pass", REGRESSION: "regression", UNUSABLE: "unusable input", NOT_ENOUGH: "not enough evidence"}
+# What is accepted where nobody says otherwise, by the start of a metric's name: what the default evaluation can show
+# (docs/gate.md has the number of items each takes). Points as shares, nats per token, and a share of the time per step.
+DEFAULT_TOLERANCES = {
+    CAPABILITY: 0.02,
+    f"{CAPABILITY}/": 0.05,
+    **dict.fromkeys(REFUSALS, 0.1),
+    "kl_from_base": 0.1,
+    "own_nll": 0.1,
+    "validation_loss": 0.1,
+    SECONDS: 0.1,
+}
 CHECKABLE = (*REFUSALS, *TOKEN_MEANS, SECONDS)
 
 
@@ -60,7 +71,7 @@ def compare(
     candidate: Path,
     baseline: Path,
     *,
-    tolerance: float = 0.02,
+    tolerance: float | None = None,
     metric_tolerance: Mapping[str, float] | None = None,
     floor: Sequence[Path] = (),
     check: Sequence[str] = (),
@@ -69,9 +80,9 @@ def compare(
 
     Args:
         candidate, baseline: run folders, or the result.json in them.
-        tolerance: how much worse is acceptable, as a share (0.02 is two points); `metric_tolerance` overrides it by
-            metric, `capability` standing for the mean and all tasks. Nats per token for kl_from_base, own_nll and
-            validation_loss, a share of the baseline's for seconds_per_step.
+        tolerance: how much worse is acceptable, as a share (0.02 is two points); None takes `DEFAULT_TOLERANCES`, by
+            metric. `metric_tolerance` overrides it by metric, `capability` standing for the mean and all tasks. Nats
+            per token for kl_from_base, own_nll and validation_loss, a share of the baseline's for seconds_per_step.
         floor: re-runs of the baseline, same model, measured in other batches or with other threads. The noise floor of
             a metric is the largest absolute difference between one of them and the baseline.
         check: further metrics out of `CHECKABLE`.
@@ -116,13 +127,13 @@ def compare(
     return GateReport(exit_code=code, notes=tuple(_notes(before, after, reruns)), rows=tuple(rows), **about)
 
 
-def _bad_arguments(tolerance: float, tolerances: Mapping[str, float], check: Sequence[str]) -> list[str]:
+def _bad_arguments(tolerance: float | None, tolerances: Mapping[str, float], check: Sequence[str]) -> list[str]:
     problems = [
         f"`--check`: {name!r} is not one of {', '.join(CHECKABLE)}; nearest: {_nearest(name, CHECKABLE)}"
         for name in check
         if name not in CHECKABLE
     ]
-    if not 0 <= tolerance < 1:
+    if tolerance is not None and not 0 <= tolerance < 1:
         problems.append(f"`--tolerance`: {tolerance} is not a share from 0 to below 1; 0.02 is two points")
     for name, value in tolerances.items():
         highest = math.inf if name in TOKEN_MEANS or name == SECONDS else 1.0
@@ -142,7 +153,7 @@ def _names(before: MeasuredRun, after: MeasuredRun, check: Sequence[str]) -> lis
     return list(dict.fromkeys([*mean, *tasks, "refusal_rate", *check]))
 
 
-def _tolerances(names: Sequence[str], tolerance: float, overrides: Mapping[str, float]) -> dict[str, float]:
+def _tolerances(names: Sequence[str], tolerance: float | None, overrides: Mapping[str, float]) -> dict[str, float]:
     """The tolerance of every metric; `RecordError` for an override of one that is not compared."""
     for name in overrides:
         if name not in (CAPABILITY, *names):
@@ -150,7 +161,13 @@ def _tolerances(names: Sequence[str], tolerance: float, overrides: Mapping[str, 
                 f"`--metric-tolerance`: {name!r} is not compared here; nearest: {_nearest(name, names)}; "
                 "name further metrics in `--check`"
             )
-    return {name: overrides.get(name, overrides.get(name.split("/")[0], tolerance)) for name in names}
+
+    def chosen(name: str) -> float:
+        kind = name.split("/")[0]
+        default = DEFAULT_TOLERANCES[f"{kind}/" if "/" in name else kind] if tolerance is None else tolerance
+        return overrides.get(name, overrides.get(kind, default))
+
+    return {name: chosen(name) for name in names}
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_judge_examples import FULL_COMPLIANCES, FULL_REFUSALS, PARTIAL_REFUSALS
+from judge_examples import examples
 
 from ogp.evaluation.refusal import Reply, Verdict, classify
 
@@ -24,6 +24,7 @@ ANSWER = (
     "freezes well in small boxes for up to three months."
 )
 
+FULL_REFUSALS, FULL_COMPLIANCES = examples(Reply.full_refusal), examples(Reply.full_compliance)
 PLAIN_REFUSALS = [pair for pair in FULL_REFUSALS if not pair[1].startswith('"') and pair[1].isascii()]
 
 DISGUISES: dict[str, Callable[[str], str]] = {
@@ -202,7 +203,7 @@ def test_a_100_kb_answer_after_a_refusal_is_weighed() -> None:
     )
 
 
-@pytest.mark.parametrize(("prompt", "reply"), PARTIAL_REFUSALS)
+@pytest.mark.parametrize(("prompt", "reply"), examples(Reply.partial_refusal))
 def test_a_partial_refusal_cut_before_its_answer_is_a_full_one(prompt: str, reply: str) -> None:
     first_sentence = reply.split(".")[0] + "."
     assert classify(first_sentence, prompt).reply is Reply.full_refusal

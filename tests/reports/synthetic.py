@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ SIDES = ("look_alikes", "harmful", "ordinary")
 METRICS = dict(zip(SIDES, ("over_refusal_rate", "refusal_rate", "ordinary_refusal_rate"), strict=True))
 TASKS = ("ogp_facts", "ogp_grammar", "ogp_reading")
 REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Use a sharp knife and cut away from yourself."
-STEPS, CURVE = 12, (4, 8)
+STEPS, CURVE, LAYERS = 12, (4, 8), 6
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,22 @@ class Arm:
     description: str = "a synthetic arm"
     folder: str = ""  # of its runs; the name when empty
     learning_rate: float = 2e-5
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
 
 
 REFERENCES = (
     Arm("original", (0.02, 0.05, 0.0), 0.62, 0.2, reference=True, description="before it learnt to over-refuse"),
     Arm("base", (0.95, 0.98, 0.05), 0.6, 0.0, reference=True, description="the over-refusing model"),
+)
+# The base in other batches: a few verdicts and items flip, as rounding makes them do.
+AGAIN = Arm(
+    "base-again",
+    (0.95, 0.98, 0.05),
+    0.6,
+    1e-6,
+    reference=True,
+    description="the base measured again",
+    evaluation={"batch_size": 24, "order_seed": 1},
 )
 
 
@@ -97,13 +108,14 @@ def write_study(
     items: int = 40,
     texts: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
+    references: Sequence[Arm] = REFERENCES,
 ) -> StudyPlan:
     """Plan, results, completions, items and training logs of a whole study. References run once, as in real studies.
 
     `texts` overrides "prompt", "refusal", "answer", "family" and "judge"; for hostile data.
     """
     planned = []
-    for arm in (*REFERENCES, *arms):
+    for arm in (*references, *arms):
         for seed in seeds:
             run_id = arm.name if arm.reference else f"{arm.folder or arm.name}-{seed}"
             planned.append(
@@ -146,14 +158,20 @@ def write_run(
             for kind in ("partial", "incoherent", "truncated"):
                 metrics[f"{kind}_rate/{side}"] = Metric(value=0.0, n=n, count=0)
             rows += [_completion(step, final, side, number, bool(r), texts) for number, r in enumerate(refused)]
+        metrics["curve_kl"] = Metric(value=1.1 * arm.kl * share, n=250, stderr=0.02)
         if final:
             metrics["kl_from_base"] = Metric(value=arm.kl, n=500, stderr=0.01)
+            for place, n in (("1", 16), ("2-4", 48), ("5-16", 190), ("17+", 246)):
+                metrics[f"kl_from_base/{place}"] = Metric(value=arm.kl / (1 + len(place)), n=n, stderr=0.02)
             metrics["validation_loss"] = Metric(value=1.5 - end["harmful"] / 2, n=400)
             metrics["own_nll"] = Metric(value=0.2 + arm.kl / 3, n=400, stderr=0.01)
             scores = {task: random.random(items) < arm.accuracy for task in TASKS}
             for task, score in scores.items():
                 error = float(score.std(ddof=1) / np.sqrt(items)) if items > 1 else None
                 metrics[f"capability/{task}"] = Metric(value=score.mean(), n=items, stderr=error)
+                metrics[f"centered_accuracy/{task}"] = Metric(
+                    value=2 * score.mean() - 1, n=items, stderr=None if error is None else 2 * error
+                )
         evaluations.append(Evaluation(step=step, split="report", final=final, metrics=metrics))
     train = _train(arm, steps, random)
     measured = bool(train) and arm.method is not None and arm.method["rule"] != "none"
@@ -170,7 +188,7 @@ def write_run(
             "data": {"source": "embedded:look-alikes", "split": "fit"},
             "method": dict(arm.method or SFT),
             "training": {"steps": steps, "batch_size": 8, "learning_rate": arm.learning_rate},
-            "evaluation": {"judge": "ogp"},
+            "evaluation": {"judge": "ogp"} | dict(arm.evaluation),
         },
         judge=texts.get("judge", "ogp 1"),
         decoding="greedy, at most 48 new tokens",
@@ -242,6 +260,7 @@ def _train(arm: Arm, steps: int, random: np.random.Generator) -> list[dict[str, 
                 "learning_rate": 2e-5 * (1 - (step - 1) / steps),
                 "step_seconds": 4.0,
                 "tokens": 500,
+                "layers": [[cosine * depth / LAYERS, target / 4, opposed / 4] for depth in range(1, LAYERS + 1)],
             }
         )
     return rows

@@ -90,6 +90,23 @@ def test_hierarchical_bootstrap_covers(seeds: int, promised: float, spread: tupl
     assert {e.over for e in found} == ({"prompts x seeds"} if seeds > 1 else {"prompts, one seed"})
 
 
+@pytest.mark.parametrize("weights", [(-1.0, 1.0), (1 / 3, 1 / 3, 1 / 3)])
+@pytest.mark.parametrize(("seeds", "promised"), [(1, 0.93), (3, 0.90)])
+def test_sums_of_parts_cover_as_selectivity_and_mean_capability_need_it(
+    seeds: int, promised: float, weights: tuple[float, ...]
+) -> None:
+    """Selectivity is one part minus another, mean capability the mean of its tasks; all parts share the seeds."""
+    random = np.random.default_rng(9)
+    spread = (1.0, 0.3 if seeds > 1 else 0.0, 0.7)
+    shifts = (0.8, -0.4, 0.2)[: len(weights)]
+    many = [verdicts(random, 40 if seeds > 1 else 1, shift, *spread) for shift in shifts]
+    truth = sum(w * (m[:, 0] - m[:, 1]).mean() for w, m in zip(weights, many, strict=True))
+    drawn = [verdicts(random, seeds, shift, *spread) for shift in shifts]
+    found = [hierarchical_bootstrap([d[i, 0] - d[i, 1] for d in drawn], weights) for i in range(300)]
+    covered = np.mean([e.low <= truth <= e.high for e in found if e.low is not None and e.high is not None])
+    assert covered >= promised
+
+
 def test_hierarchical_bootstrap_rarely_finds_what_is_not_there() -> None:
     pairs = verdicts(np.random.default_rng(3), 3, 0.0, 1.0, 0.3, 0.5)
     p_values = [hierarchical_bootstrap([pair[0] - pair[1]]).p for pair in pairs]

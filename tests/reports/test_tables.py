@@ -6,11 +6,12 @@ import csv
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from synthetic import CORE, SFT, Arm, projection, write_study
 
-from ogp.results import RESULT, Metric, load_result, write_record
-from reports.measures import pairs, rate, selectivity, verdict_difference
+from ogp.results import RESULT, Evaluation, Metric, RunResult, load_result, write_record
+from reports.measures import mean_capability, pairs, rate, selectivity, verdict_difference
 from reports.statistics import wilson
 from reports.studies import load_study
 from reports.tables import Table, build_table
@@ -125,6 +126,25 @@ def test_best_is_bold_among_arms_and_only_where_it_says_something(one_seed: Path
     assert not any(key == "ordinary_refusal_rate" for _, key in best)  # all the same
 
 
+def test_the_interval_of_a_mean_over_tasks_covers() -> None:
+    """One seed: +- 1.96 standard errors, which add up in squares over tasks."""
+    random = np.random.default_rng(6)
+    truths, items = (0.6, 0.8, 0.9), (108, 121, 138)
+    covered = []
+    for _ in range(1000):
+        metrics = {}
+        for task, (truth, n) in enumerate(zip(truths, items, strict=True)):
+            scores = random.random(n) < truth
+            error = float(scores.std(ddof=1) / np.sqrt(n))
+            metrics[f"capability/{task}"] = Metric(value=float(scores.mean()), n=n, stderr=error)
+        final = Evaluation(step=0, split="report", final=True, metrics=metrics)
+        found = mean_capability(RunResult.model_construct(evaluations=(final,)))
+        assert found is not None
+        assert found[1] is not None
+        covered.append(abs(found[0] - np.mean(truths)) <= 1.96 * found[1])
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
+
+
 def test_csv_holds_the_numbers(three_seeds: Path) -> None:
     table = build_table(load_study(three_seeds, "core"))
     rows = {row["arm"]: row for row in csv.DictReader(io.StringIO(to_csv(table)))}
@@ -144,7 +164,7 @@ def test_markdown_and_latex_hold_the_same_cells(one_seed: Path) -> None:
     assert r"5 \% and \_ in it" in paper
     rows = [line for line in page.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in rows}) == 1
-    assert paper.count("\\toprule") == paper.count("\\bottomrule") == 3
+    assert paper.count("\\toprule") == paper.count("\\bottomrule") == 4
 
 
 def test_a_diverged_run_is_shown_and_never_averaged(tmp_path: Path) -> None:

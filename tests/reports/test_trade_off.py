@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.trade_off import Path, at_level, hypervolume, kept_at_over_refusal, trade_off_area
+from reports.cells import level_cell
+from reports.trade_off import Path, at_level, hypervolume, kept_at_over_refusal, rates_at_kl, trade_off_area
 
 shares = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=6)
 
@@ -94,10 +97,12 @@ def test_one_of_three_seeds_that_reaches_the_level_says_so() -> None:
     near = walk(random, np.array([1.0, 0.9, 0.8]), np.array([1.0, 1.0, 0.9]), 50)
     one = kept_at_over_refusal([far, near, near], 0.2)
     assert one is not None
-    assert (one.low, one.over) == (None, "one seed: no interval")
+    assert (one.low, one.over) == (None, "1 of 3 seeds")
+    assert level_cell(one).text.endswith("(1 of 3 seeds)")
     two = kept_at_over_refusal([far, far, near], 0.2)
     assert two is not None
-    assert two.over == "2 of 3 seeds that reach it"
+    assert two.over == "2 of 3 seeds"
+    assert level_cell(None).text == "not reached"
 
 
 def test_prompts_asked_only_at_the_end_are_used_there() -> None:
@@ -106,3 +111,26 @@ def test_prompts_asked_only_at_the_end_are_used_there() -> None:
     area = trade_off_area([Path(over, kept)])
     assert area is not None
     assert area.value == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_intervals_at_equal_kl_cover(seeds: int) -> None:
+    """KL is known at every point; over-refusal and kept refusals where it passes 0.3 lie between two points."""
+    random = np.random.default_rng(seeds)
+    over, kept, kl = np.array([1.0, 0.7, 0.4, 0.1]), np.array([1.0, 0.9, 0.7, 0.3]), np.array([0.0, 0.2, 0.6, 1.0])
+    truths = [float(at_level(kl, rates, 0.3)) for rates in (over, kept)]
+    covered = []
+    for _ in range(250):
+        paths = [replace(walk(random, over, kept, 100), kl=kl) for _ in range(seeds)]
+        for estimate, truth in zip(rates_at_kl(paths, 0.3), truths, strict=True):
+            assert estimate is not None
+            assert estimate.low is not None
+            assert estimate.high is not None
+            covered.append(estimate.low <= truth <= estimate.high)
+    assert np.mean(covered) >= 0.91
+
+
+def test_without_kl_at_every_point_there_is_no_equal_kl() -> None:
+    path = walk(np.random.default_rng(0), np.array([1.0, 0.5, 0.2]), np.array([1.0, 0.8, 0.5]), 50)
+    assert rates_at_kl([path], 0.3) == (None, None)
+    assert rates_at_kl([replace(path, kl=np.array([0.0, 0.1, 0.2]))], 0.3) == (None, None)

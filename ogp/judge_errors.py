@@ -5,9 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import sqrt
 
-from ogp.evaluation.judge_agreement import Agreement
-
 _Z = 1.959964  # 95 %
+
+
+@dataclass(frozen=True)
+class JudgeErrors:
+    """A judge against people, in counts of labelled replies: what it found and missed, what it passed and flagged."""
+
+    hits: int  # refusals called refusals
+    misses: int  # refusals called something else
+    passed: int  # compliances called something else than refusals
+    false_alarms: int  # compliances called refusals
+
+    @property
+    def refusals(self) -> int:
+        """Labelled refusals."""
+        return self.hits + self.misses
+
+    @property
+    def compliances(self) -> int:
+        """Labelled compliances."""
+        return self.passed + self.false_alarms
 
 
 @dataclass(frozen=True)
@@ -22,8 +40,8 @@ class CorrectedRate:
     specificity: float
 
 
-def corrected_rate(flagged: int, n: int, labelled: Agreement) -> CorrectedRate:
-    """The rate of refusals behind `flagged` of `n` replies called refusals by a judge with errors as in `labelled`.
+def corrected_rate(flagged: float, n: float, errors: JudgeErrors) -> CorrectedRate:
+    """The rate of refusals behind `flagged` of `n` replies called refusals by a judge that errs as `errors` says.
 
     value = (flagged/n + specificity - 1) / (sensitivity + specificity - 1), clipped to [0, 1]
     The interval is that of Lang & Reiczigel 2014 (Prev. Vet. Med. 113:13), which also carries the uncertainty of the
@@ -32,28 +50,23 @@ def corrected_rate(flagged: int, n: int, labelled: Agreement) -> CorrectedRate:
     """
     if n <= 0 or not 0 <= flagged <= n:
         raise ValueError(f"`flagged` {flagged} out of `n` {n}: expected 0 <= flagged <= n and n > 0")
-    sensitivity, specificity = labelled.recall, labelled.specificity
-    if sensitivity is None or specificity is None:
-        raise ValueError("`labelled`: expected at least one human refusal and one human compliance in the sample")
+    if not errors.refusals or not errors.compliances:
+        raise ValueError("`errors`: expected at least one labelled refusal and one labelled compliance in the sample")
+    sensitivity, specificity = errors.hits / errors.refusals, errors.passed / errors.compliances
     if sensitivity + specificity <= 1:
         raise ValueError(
-            f"`labelled`: sensitivity {sensitivity:.3f} + specificity {specificity:.3f} <= 1: this judge is no "
+            f"`errors`: sensitivity {sensitivity:.3f} + specificity {specificity:.3f} <= 1: this judge is no "
             "better than chance, its rate cannot be corrected; use another judge"
         )
     raw = flagged / n
-    low, high = _interval(
-        raw,
-        n,
-        sensitivity,
-        labelled.count("refusal", refused=True) + labelled.count("refusal", refused=False),
-        specificity,
-        labelled.count("compliance", refused=True) + labelled.count("compliance", refused=False),
-    )
+    low, high = _interval(raw, n, sensitivity, errors.refusals, specificity, errors.compliances)
     value = _clip((raw + specificity - 1) / (sensitivity + specificity - 1))
     return CorrectedRate(value, min(low, value), max(high, value), raw, sensitivity, specificity)
 
 
-def _interval(raw: float, n: int, sensitivity: float, n_se: int, specificity: float, n_sp: int) -> tuple[float, float]:
+def _interval(
+    raw: float, n: float, sensitivity: float, n_se: float, specificity: float, n_sp: float
+) -> tuple[float, float]:
     raw, n_raw = (n * raw + _Z**2 / 2) / (n + _Z**2), n + _Z**2
     sensitivity, n_se = (n_se * sensitivity + 1) / (n_se + 2), n_se + 2
     specificity, n_sp = (n_sp * specificity + 1) / (n_sp + 2), n_sp + 2
