@@ -59,7 +59,7 @@ def test_a_clear_loss_is_a_regression(
     baseline: Path, tmp_path: Path, tasks: dict[str, Any], sides: dict[str, Any], lost: set[str]
 ) -> None:
     worse = write_run(tmp_path / "worse", {**TASKS, **tasks}, {**SIDES, **sides})
-    report = compare(worse, baseline, check=["over_refusal_rate", "ordinary_refusal_rate"])
+    report = compare(worse, baseline, tolerance=0.02, check=["over_refusal_rate", "ordinary_refusal_rate"])
     assert report.exit_code == 1
     assert {name for name, verdict in verdicts(report).items() if verdict == "regression"} == lost
     assert compare(baseline, worse, check=["over_refusal_rate", "ordinary_refusal_rate"]).exit_code == 0
@@ -69,7 +69,7 @@ def test_only_what_is_asked_for_is_compared(baseline: Path, tmp_path: Path) -> N
     worse = write_run(tmp_path / "worse", TASKS, {**SIDES, "look_alikes": right(1.0, 400)}, kl=9.0, seconds=[9.0] * 6)
     assert compare(worse, baseline).exit_code == 0
     for name in ("over_refusal_rate", "kl_from_base", "own_nll", "seconds_per_step"):
-        report = compare(worse, baseline, check=[name])
+        report = compare(worse, baseline, tolerance=0.02, check=[name])
         assert (report.exit_code, verdicts(report)[name]) == (1, "regression")
 
 
