@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.workloads import Workload, stock_batch, trainable
+from ogp.applied_update import update_products
 from ogp.batches import IGNORE, Batch, Positions
 from ogp.causal_lm import adapter_off, base_causal_lm, head_of, hidden_states
 from ogp.engines import DualEngine, TokenCounts
-from ogp.gradients import GradientPair, applied_update_products, describe
-from ogp.rules import orthogonal
+from ogp.gradients import GradientSet
+from ogp.rules import OPPOSED, orthogonal
 from ogp.trainer import choose_collator
 
 INPUTS = ("input_ids", "attention_mask")
@@ -76,8 +77,8 @@ def dual(workload: Workload, cache: Path, *, update_cosine: bool = False) -> Ste
     positions = Positions(workload.examples, "answer")
     collate, _ = choose_collator(model, positions, workload.pad_id)
     parameters = trainable(model)
-    pair = GradientPair(parameters, [0] * len(parameters))
-    engine = DualEngine(model, pair, opposed=True, kl_direction="forward")
+    pair = GradientSet(parameters, [0] * len(parameters))
+    engine = DualEngine(model, pair, kl_direction="forward")
     engine.load_teacher(model, workload.examples, positions, cache)
     steps = cycle([[collate(part) for part in workload.parts(examples)] for examples in workload.batches])
 
@@ -93,10 +94,10 @@ def dual(workload: Workload, cache: Path, *, update_cosine: bool = False) -> Ste
         gramian = pair.gramian()
         weights = orthogonal(gramian, noise=NOISE)
         pair.combine(weights)
-        assert describe(gramian, weights, NOISE)["projected"], "nothing was projected: the student is the teacher"
+        assert float(weights[0, OPPOSED]) != 0, "nothing was projected: the student is the teacher"
         optimizer.step()
         if update_cosine:
-            applied_update_products(optimizer, pair)
+            update_products(optimizer, pair)
         pair.clear()
         optimizer.zero_grad()
         return float(sum(losses))

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from ogp.method_settings import MethodSettings
+from ogp.pairs_settings import PairsSettings, Settings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Settings(BaseModel):
-    """Base of every section: immutable, unknown keys refused, no silent type conversion, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class LoraSettings(Settings):
@@ -36,42 +33,6 @@ class ModelSettings(Settings):
     lora: LoraSettings | None = Field(
         None, description="train adapters instead of all weights; null is full fine-tuning"
     )
-
-
-class PairsSettings(Settings):
-    """Where prompts and answers come from: the project's own sets, a .jsonl file, or a data set of the hub."""
-
-    source: str = Field(
-        "embedded:look-alikes",
-        min_length=1,
-        description="embedded:look-alikes, embedded:harmful (answers refuse), embedded:ordinary (no answers), "
-        "a .jsonl file, or a hub data set id",
-    )
-    config: str | None = Field(None, description="configuration (subset) of a hub data set")
-    revision: str | None = Field(None, description="commit of a hub data set; pin it for anything you report")
-    split: str = Field(
-        "fit", min_length=1, description="split of the source; a .jsonl file has only one and ignores it"
-    )
-    filter: dict[str, str | bool | int | float] = Field(
-        default_factory=dict, description="keep the rows whose column equals the value, for example {is_safe: false}"
-    )
-    rows: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] | None = Field(
-        None, description="first row and the row after the last, counted from 0 after the filter; null takes all"
-    )
-    prompt_column: str = Field("prompt", min_length=1, description="column that holds the user's prompt")
-    answer_column: str = Field("answer", min_length=1, description="column that holds the desired answer")
-    answers: Literal["given", "model"] = Field(
-        "given", description="given: the answer column; model: the starting model's own greedy replies"
-    )
-    empty: Literal["refuse", "leave_out"] = Field(
-        "refuse", description="rows whose prompt or answer is blank: an error, or left out before rows are counted"
-    )
-
-    @model_validator(mode="after")
-    def _rows_in_order(self) -> PairsSettings:
-        if self.rows is not None and self.rows[0] >= self.rows[1]:
-            raise ValueError(f"`rows` {list(self.rows)} is empty: give the first row and the row after the last")
-        return self
 
 
 class MixSettings(PairsSettings):
@@ -99,38 +60,6 @@ class DataSettings(PairsSettings):
         if sum(part.share for part in self.mix) >= 1:
             raise ValueError("`mix`: the shares add up to 1 or more: nothing would be left for `source`")
         return self
-
-
-class MethodSettings(Settings):
-    """How the two gradients are taken and combined."""
-
-    rule: Literal["none", "difference", "orthogonal"] = Field(
-        "orthogonal",
-        description="none: plain SFT; difference: w_target g_t - w_opposed g_o; "
-        "orthogonal: w_target g_t - w_opposed (<g_t,g_o>/<g_o,g_o>) g_o",
-    )
-    when: Literal["always", "aligned", "conflicting"] = Field(
-        "always", description="orthogonal only: project always, or when <g_t,g_o> > 0 (aligned), or < 0 (conflicting)"
-    )
-    w_target: float = Field(1.0, ge=0, description="weight of the target gradient")
-    w_opposed: float = Field(1.0, ge=0, description="weight of the removed (or subtracted) opposed gradient")
-    granularity: Literal["global", "layer", "tensor"] = Field(
-        "global", description="which parameters share one projection"
-    )
-    kl_direction: Literal["forward", "reverse", "jensen_shannon"] = Field(
-        "forward", description="opposed loss: forward is KL(teacher || student), reverse is KL(student || teacher)"
-    )
-    kl_positions: Literal["answer", "nonpad", "all"] = Field(
-        "answer", description="tokens the opposed loss is taken on; all includes padding, as the original does"
-    )
-    engine: Literal["dual", "reference"] = Field(
-        "dual", description="how the two gradients are obtained: dual is fast, reference is slow and obvious"
-    )
-    noise: float = Field(
-        1e-4,
-        ge=0,
-        description="skip the projection when |g_opposed| <= noise * |g_target|: at step 0 it is rounding noise only",
-    )
 
 
 class SecondStageSettings(Settings):

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import FSDPModule
 
 
 def world_size() -> int:
@@ -22,9 +23,17 @@ def begin_average(tensors: list[Tensor]) -> Callable[[], None]:
     def finish() -> None:
         for work in works:
             work.wait()
-        torch._foreach_div_(tensors, distributed.get_world_size())
+        if tensors:
+            torch._foreach_div_(tensors, distributed.get_world_size())
 
     return finish
+
+
+def reshard(model: nn.Module) -> None:
+    """Free the whole parameters that FSDP2 keeps at hand after a forward pass without a backward pass."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def refuse_unsupported(trainer: Any) -> None:

@@ -1,12 +1,10 @@
-"""How the two gradients of a step are obtained: `DualEngine`, fast and exact, and `ReferenceEngine`, slow and obvious.
+"""How the gradients of a step are obtained: `DualEngine`, fast and exact.
 
-Both fill a `GradientPair` micro-batch by micro-batch; what becomes of the pair is decided once per optimizer step.
+An engine fills a `GradientSet` micro-batch by micro-batch; what becomes of it is decided once per optimizer step.
 """
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,14 +14,14 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ogp.batches import IGNORE, Batch, Example, PaddedCollator, Positions, model_inputs
+from ogp.batches import Batch, Example, PaddedCollator, Positions, model_inputs
 from ogp.causal_lm import adapter_off, base_causal_lm, check_head, eval_mode, head_of, hidden_states
-from ogp.gradients import GradientPair
+from ogp.gradients import GradientSet
 from ogp.head import Head, Teacher, expected_embeddings, two_losses
 from ogp.objectives import KlDirection
 from ogp.packed_attention import packed_attention
+from ogp.rules import OPPOSED, TARGET
 from ogp.shared_embedding import SharedEmbedding
 from ogp.tape import Use
 from ogp.teacher_cache import Progress, cache_key, open_or_build, tokens_digest, weights_digest
@@ -33,14 +31,27 @@ TEACHER_BATCH = 16
 
 
 class TokenCounts(NamedTuple):
-    """Loss-carrying tokens of one whole optimizer step, which both means are taken over."""
+    """Loss-carrying tokens of one whole optimizer step, which both means are taken over: of its answers, of its KL."""
 
     target: float
     opposed: float
 
 
+class Feeds(NamedTuple):
+    """Which gradient each loss of a batch is added to, 0 for the target's; None where that loss is not taken."""
+
+    nll: int | None = TARGET
+    kl: int | None = OPPOSED
+    data: int = 0
+    """Whose data the batch is of: 0 the training set, i what gradient i is taken on."""
+
+
+BOTH = Feeds()
+"""The training set's batches with one gradient beside the target: KL on the same tokens."""
+
+
 class Losses(NamedTuple):
-    """This micro-batch's share of the step's mean losses: shares add up over micro-batches. Detached."""
+    """A micro-batch's share of the step's mean losses (loss on the answers, KL): shares add up. Detached."""
 
     target: Tensor
     opposed: Tensor
@@ -72,24 +83,22 @@ class DualEngine:
 
     Args:
         model: the student, at its starting weights: they are the teacher's (of a PEFT model, with the adapter off).
-        pair: where the opposed gradient accumulates.
-        opposed: whether to take the opposed gradient at all; False is plain SFT with one backward pass.
+        gradients: where they accumulate.
         autocast: makes the context the forward pass runs under, for the teacher too.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        pair: GradientPair,
+        gradients: GradientSet,
         *,
-        opposed: bool,
         kl_direction: KlDirection,
         autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self.pair, self.opposed, self.kl_direction, self.autocast = pair, opposed, kl_direction, autocast
+        self.gradients, self.kl_direction, self.autocast = gradients, kl_direction, autocast
         self.causal_lm = base_causal_lm(model)
         self.teacher_head: Head | None = None
-        self.table: Tensor | None = None
+        self.tables: dict[int, Tensor] = {}
         self.new_head_use: Callable[[], Use] | None = None
         self.shared = SharedEmbedding.of(self.causal_lm)
         check_head(self.causal_lm)
@@ -101,8 +110,12 @@ class DualEngine:
         positions: Positions,
         cache_dir: Path,
         progress: Progress | None = None,
+        data: int = 0,
     ) -> None:
-        """Open the teacher cache of `examples`, built now if there is none; keep a frozen copy of the head."""
+        """Open the teacher cache of `examples`, built now if there is none; keep a frozen copy of the head.
+
+        `data` is the number that batches of these examples have in `Feeds`.
+        """
         with self.autocast():
             head = head_of(self.causal_lm)
         frozen = not head.weight.requires_grad and (head.bias is None or not head.bias.requires_grad)
@@ -120,7 +133,7 @@ class DualEngine:
             def produce() -> Iterator[tuple[int, Tensor]]:
                 return self._teacher_rows(examples, positions, head if short else None)
 
-            self.table = open_or_build(cache_dir, key, positions.first_row[-1], produce, progress)
+            self.tables[data] = open_or_build(cache_dir, key, positions.first_row[-1], produce, progress)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -143,24 +156,34 @@ class DualEngine:
         with packed_attention(), _forward_with_losses(causal_lm, losses), _forward_with_losses(linear, head_losses):
             yield
 
-    def accumulate(self, model: nn.Module, batch: Batch, counts: TokenCounts, backward: Backward) -> Losses:
-        """Add the two gradients of one micro-batch to `p.grad` and to the pair's opposed accumulators."""
-        rows = LossRows(batch["positions"], batch["targets"], self._teacher(batch), counts, self.kl_direction)
-        target, opposed = model(**model_inputs(batch), loss_rows=rows)
-        if not self.opposed:
-            backward(target, retain_graph=False, last=True)
-            return Losses(target.detach(), opposed.detach())
-        with self.pair.opposed_in_place():
-            backward(opposed, retain_graph=True, last=False)
-        backward(target, retain_graph=False, last=True)
-        return Losses(target.detach(), opposed.detach())
+    def accumulate(
+        self, model: nn.Module, batch: Batch, counts: TokenCounts, backward: Backward, feeds: Feeds = BOTH
+    ) -> Losses:
+        """Add the gradients of one micro-batch to those that `feeds` names."""
+        nll, kl = self._forward(model, batch, counts, feeds)
+        if feeds.kl is not None:
+            with self.gradients.in_place(feeds.kl):
+                backward(kl, retain_graph=feeds.nll is not None, last=False)
+        if feeds.nll is not None:
+            with self.gradients.in_place(feeds.nll):
+                backward(nll, retain_graph=False, last=feeds.nll == TARGET)
+        return Losses(nll.detach(), kl.detach())
 
-    def _teacher(self, batch: Batch) -> Teacher | None:
-        if not self.opposed:
-            return None
-        assert self.table is not None, "load_teacher comes first"
+    @torch.no_grad()
+    def losses(self, model: nn.Module, batch: Batch, counts: TokenCounts, feeds: Feeds) -> Losses:
+        """What `accumulate` returns, without its gradients."""
+        return Losses(*self._forward(model, batch, counts, feeds))
+
+    def _forward(self, model: nn.Module, batch: Batch, counts: TokenCounts, feeds: Feeds) -> tuple[Tensor, Tensor]:
+        teacher = None if feeds.kl is None else self._teacher(batch, feeds.data)
+        rows = LossRows(batch["positions"], batch["targets"], teacher, counts, self.kl_direction)
+        losses: tuple[Tensor, Tensor] = model(**model_inputs(batch), loss_rows=rows)
+        return losses
+
+    def _teacher(self, batch: Batch, data: int) -> Teacher:
+        assert data in self.tables, "load_teacher comes first"
         rows = batch["cache_rows"]
-        return Teacher(self.table[rows.cpu()].to(rows.device), self.teacher_head)
+        return Teacher(self.tables[data][rows.cpu()].to(rows.device), self.teacher_head)
 
     def _head_losses(self, states: Tensor, rows: LossRows) -> tuple[Tensor, Tensor]:
         hidden = states.flatten(0, 1).index_select(0, rows.positions)
@@ -211,66 +234,3 @@ def _forward_with_losses(module: Any, losses: Callable[..., Any]) -> Iterator[No
         del module.forward
         if before is not None:
             module.forward = before
-
-
-class ReferenceEngine:
-    """The oracle: a copy of the model as teacher, full logits, one `torch.autograd.grad` per loss. One process only.
-
-    Takes the same arguments and batches as `DualEngine`, and shares none of its arithmetic.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        pair: GradientPair,
-        *,
-        opposed: bool,
-        kl_direction: KlDirection,
-        autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> None:
-        self.pair, self.opposed, self.kl_direction, self.autocast = pair, opposed, kl_direction, autocast
-        self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
-
-    def installed(self) -> AbstractContextManager[None]:
-        """Nothing to install: the model is called as it is."""
-        return nullcontext()
-
-    def accumulate(self, model: nn.Module, batch: Batch, counts: TokenCounts, backward: Backward) -> Losses:
-        """Add the two gradients of one micro-batch to `p.grad` and to the pair's opposed accumulators."""
-        inputs = model_inputs(batch)
-        inputs.pop("packed_rows", None)  # the dense mask says the same, slowly and obviously
-        log_s = self._log_probabilities(model, inputs, batch["positions"])
-        target = F.nll_loss(log_s, batch["targets"], ignore_index=IGNORE, reduction="sum") / counts.target
-        opposed = torch.zeros_like(target)
-        if self.opposed:
-            with torch.no_grad(), adapter_off(self.teacher), self.autocast():
-                log_t = self._log_probabilities(self.teacher, inputs, batch["positions"])
-            opposed = _divergence(log_s, log_t, self.kl_direction).sum() / counts.opposed
-            with self.pair.opposed_in_place():
-                self._add(opposed, retain_graph=True)
-        self._add(target, retain_graph=False)
-        return Losses(target.detach(), opposed.detach())
-
-    def _log_probabilities(self, model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
-        logits = model(**inputs, use_cache=False).logits.flatten(0, 1)[positions]
-        return torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
-
-    def _add(self, loss: Tensor, *, retain_graph: bool) -> None:
-        parameters = self.pair.parameters
-        gradients = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-
-
-Engine = DualEngine | ReferenceEngine
-
-
-def _divergence(log_s: Tensor, log_t: Tensor, direction: KlDirection) -> Tensor:
-    """Divergence [rows] of student and teacher in nats."""
-    if direction == "forward":
-        return (log_t.exp() * (log_t - log_s)).sum(-1)
-    if direction == "reverse":
-        return (log_s.exp() * (log_s - log_t)).sum(-1)
-    log_m = torch.logaddexp(log_s, log_t) - math.log(2.0)
-    return _divergence(log_m, log_s, "forward") / 2 + _divergence(log_m, log_t, "forward") / 2

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ogp.batches import Batch
-from ogp.engines import Backward, DualEngine, Losses, TokenCounts
-from ogp.gradients import GradientPair
+from ogp.engines import BOTH, Backward, DualEngine, Feeds, Losses, TokenCounts
+from ogp.gradients import GradientSet
 from ogp.objectives import KlDirection
 from ogp.outer_products import Factors, formed, inner_products, lookup_inner_products, pays
 from ogp.rules import OPPOSED, TARGET
@@ -26,7 +26,7 @@ ALONE = ((1.0, 0.0), (0.0, 1.0))
 """Weights that make the combined gradient the target one, and the opposed one."""
 
 
-class GhostPair(GradientPair):
+class GhostPair(GradientSet):
     """A pair of gradients that are not formed before `combine`: until then their factors are on a tape."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], groups: Sequence[int]) -> None:
@@ -35,17 +35,17 @@ class GhostPair(GradientPair):
         self.buffers: dict[int, Tensor] = {}
 
     @contextmanager
-    def opposed_in_place(self) -> Iterator[None]:
-        """Within it backward passes are the opposed objective's."""
-        self.tape.objective = OPPOSED
+    def in_place(self, which: int) -> Iterator[None]:
+        """Within it backward passes are those of gradient `which`."""
+        self.tape.objective = which
         try:
-            with super().opposed_in_place():
+            with super().in_place(which):
                 yield
         finally:
             self.tape.objective = TARGET
 
     def products(self) -> Tensor:
-        """[tensors, 3] float64 on the CPU: as `GradientPair.products`, from factors where there are some."""
+        """[tensors, 2, 2] float64 on the CPU: as `GradientSet.products`, from factors where there are some."""
         self.settle()
         table = super().products()
         found: list[tuple[int, Tensor]] = []
@@ -58,7 +58,7 @@ class GhostPair(GradientPair):
                 found.append((i, lookup_inner_products(lookups, linear)))
         if found:
             numbers, gramians = torch.tensor([i for i, _ in found]), torch.stack([g for _, g in found]).cpu()
-            table.index_add_(0, numbers, gramians[:, (TARGET, TARGET, OPPOSED), (TARGET, OPPOSED, OPPOSED)])
+            table.index_add_(0, numbers, gramians.to(table))
         return table
 
     def combine(self, weights: Tensor) -> None:
@@ -70,9 +70,9 @@ class GhostPair(GradientPair):
                     self.buffers[i] = torch.empty_like(self.parameters[i])
                 self.parameters[i].grad = self._formed(i, (w_target, w_opposed), self.buffers[i])
 
-    def opposed_gradient(self, number: int) -> Tensor | None:
+    def held(self, which: int, number: int) -> Tensor | None:
         """The opposed gradient of one parameter, formed when asked for: only diagnostics need it."""
-        return self._formed(number, ALONE[OPPOSED]) if number in self.tape.uses else self.opposed[number]
+        return self._formed(number, ALONE[which]) if number in self.tape.uses else super().held(which, number)
 
     def clear(self) -> None:
         """Forget the opposed gradient and all factors, after the optimizer step."""
@@ -82,7 +82,7 @@ class GhostPair(GradientPair):
     def settle(self) -> None:
         """Form both gradients of every weight that has a formed part, or more tokens than factors pay for."""
         for i in list(self.tape.uses):
-            if self.parameters[i].grad is not None or self.opposed[i] is not None:
+            if self.parameters[i].grad is not None or super().held(OPPOSED, i) is not None:
                 self._form_both(i)
         for members in self._readers():
             shapes = [self.parameters[i].shape for i in members]
@@ -126,8 +126,8 @@ class GhostPair(GradientPair):
         parameter = self.parameters[number]
         target, opposed = (self._formed(number, weights) for weights in ALONE)
         parameter.grad = target if parameter.grad is None else parameter.grad.add_(target)
-        before = self.opposed[number]
-        self.opposed[number] = opposed if before is None else before.add_(opposed)
+        before = super().held(OPPOSED, number)
+        self.others[0][number] = opposed if before is None else before.add_(opposed)
         del self.tape.uses[number]
 
 
@@ -139,26 +139,27 @@ class GhostEngine(DualEngine):
         model: nn.Module,
         pair: GhostPair,
         *,
-        opposed: bool,
         kl_direction: KlDirection,
         autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        super().__init__(model, pair, opposed=opposed, kl_direction=kl_direction, autocast=autocast)
+        super().__init__(model, pair, kl_direction=kl_direction, autocast=autocast)
         self.ghost = pair
         self.shared = None  # the tape keeps both parts of a tied weight apart
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Within it linear layers and embeddings write to the tape, and `forward` computes both losses as in `dual`."""
-        numbers = {p: i for i, p in enumerate(self.pair.parameters)}
+        numbers = {p: i for i, p in enumerate(self.ghost.parameters)}
         head = numbers.get(self.causal_lm.get_output_embeddings().weight)
         self.new_head_use = None if head is None else partial(Use, self.ghost.tape, head)
         with recording(self.causal_lm, numbers, self.ghost.tape), super().installed():
             yield
 
-    def accumulate(self, model: nn.Module, batch: Batch, counts: TokenCounts, backward: Backward) -> Losses:
+    def accumulate(
+        self, model: nn.Module, batch: Batch, counts: TokenCounts, backward: Backward, feeds: Feeds = BOTH
+    ) -> Losses:
         """Add the two gradients of one micro-batch to the pair, as factors or formed."""
-        losses = super().accumulate(model, batch, counts, backward)
+        losses = super().accumulate(model, batch, counts, backward, feeds)
         self.ghost.settle()
         return losses
 

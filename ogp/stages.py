@@ -10,8 +10,10 @@ from ogp.checkpoints import CHECKPOINTS, newest_whole
 from ogp.config import MethodSettings, RunConfig, TrainingSettings
 from ogp.early_stopping import EarlyStopping
 from ogp.embedded import cache_dir
+from ogp.method import used_gradients
 from ogp.progress import Progress
 from ogp.trainer import OGPTrainer, make_training_arguments
+from ogp.training_data import load_examples
 from ogp.training_record import TrainingRecord
 
 SECOND = "second-stage"
@@ -29,6 +31,8 @@ def train(
     """Train `model` in place. Checkpoints lie in `folder` and stay there; `record` counts steps on."""
     checkpoints, training = folder / CHECKPOINTS, config.training
     second = training.second_stage
+    # now, while the model is the starting one: some of the answers are its own
+    own = {g.name: load_examples(g.data, config, model, tokenizer) for g in used_gradients(config.method) if g.data}
 
     def stage(name: str, method: MethodSettings, settings: TrainingSettings, *callbacks: EarlyStopping) -> None:
         trainer = OGPTrainer(
@@ -41,6 +45,7 @@ def train(
             processing_class=tokenizer,
             callbacks=[record, *callbacks],
             progress=lambda *_: progress.beat(),
+            sources=[own[gradient.name] for gradient in used_gradients(method) if gradient.data],
         )
         whole = newest_whole(checkpoints / name)
         if whole:

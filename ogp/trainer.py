@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from ogp.batches import IGNORE, Batch, Example, Positions
+from ogp.batches import Batch, Example, Positions
 from ogp.causal_lm import choose_collator
 from ogp.config import MethodSettings, TrainingSettings
-from ogp.distributed import begin_average, refuse_unsupported, world_size
-from ogp.engines import DualEngine, Engine, ReferenceEngine, TokenCounts
-from ogp.gradients import GradientPair, applied_update_products, by_layer, describe, summed_by_group
+from ogp.distributed import refuse_unsupported, world_size
+from ogp.engines import DualEngine, Feeds, TokenCounts
+from ogp.gradients import GradientSet
 from ogp.learning_rates import depths, parameter_groups
-from ogp.rules import OPPOSED, TARGET, weigh
+from ogp.method import Method, groups_of, used_gradients
+from ogp.passes import Passes
+from ogp.reference import ReferenceEngine
+from ogp.rules import OPPOSED, TARGET
+from ogp.source_batches import SourceBatches, own_data
 from ogp.teacher_cache import Progress
+from ogp.truth_meter import changes
 
 logger = logging.getLogger(__name__)
 
@@ -81,22 +83,26 @@ class OGPTrainer(Trainer):
     The model it is given is the student and, at its present weights, the teacher. Every optimizer step leaves one log
     record with, beside Trainer's own `loss`, `grad_norm` and `learning_rate`:
 
-    train_loss_step, opposed_loss_step: mean cross-entropy and mean divergence, nats per loss-carrying token.
+    train_loss_step, opposed_loss_step: mean cross-entropy, and mean loss of the other gradient, nats per token.
     cosine, norm_target, norm_opposed: of the two gradients, before anything is removed or clipped.
-    removed_fraction: norm of the removed part over `norm_target`.
+    removed_fraction: norm of the removed part over `norm_target`, or over the change's for `space: update`.
     projected, skipped: share of parameter groups with a removed part, and of those left alone by the noise guard.
     alignment: +1 aligned, -1 conflicting, 0 opposed gradient below the noise.
     layers: [cosine, norm_target, norm_opposed] at each depth, from embeddings to final norm and head.
     update_cosine: of the parameters' change in this step and the opposed gradient; left out where alignment is 0.
+    predicted_change, measured_change: of the other loss on the step's own data, to first order and by another forward
+        pass, every `method.check_every` steps.
     broken: 1 where a gradient was not finite and no step was taken.
     tokens, step_seconds: tokens of the step's examples, and wall time from the first forward pass to the update.
 
+    With several other gradients these names are the first one's, and each further one has them as `name/its own name`.
     With `method.rule: none` nothing opposed is computed, and the names that need it are left out.
 
     Args:
         args: from `make_training_arguments`.
         train_dataset: each example's `index` is its position in it.
         teacher_cache_dir: shared by all runs on the same starting model and data.
+        sources: for each of `used_gradients(method)` with data of its own, in order, its examples.
         update_cosine_every: steps between two values of `update_cosine`; 0 never computes it.
         progress: told (rows done, rows in all) while the teacher cache is built.
     """
@@ -111,11 +117,14 @@ class OGPTrainer(Trainer):
         teacher_cache_dir: Path,
         processing_class: Any = None,
         callbacks: list[TrainerCallback] | None = None,
+        sources: Sequence[Sequence[Example]] = (),
         update_cosine_every: int = 1,
         progress: Progress | None = None,
     ) -> None:
-        self.method, self.training_settings, self.update_cosine_every = method, training, update_cosine_every
-        positions = Positions(train_dataset, "answer" if method.rule == "none" else method.kl_positions)
+        self.training_settings, self.update_cosine_every = training, update_cosine_every
+        used = used_gradients(method)
+        own = next((which for which, gradient in enumerate(used, OPPOSED) if gradient.data is None), None)
+        positions = Positions(train_dataset, method.kl_positions if own else "answer")
         pad_id = getattr(processing_class, "pad_token_id", None) or 0
         collator, self.layout = choose_collator(model, positions, pad_id)
         logger.info("batches are %s", self.layout)
@@ -131,53 +140,60 @@ class OGPTrainer(Trainer):
         if method.engine == "reference" and self.accelerator.num_processes > 1:
             raise ValueError("`method.engine`: 'reference' runs in one process only: choose 'dual'")
         self.remove_callback(PrinterCallback)  # the record belongs to the caller's callbacks, not to standard output
-        trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        depth_of = depths(model)
-        self._depths = torch.tensor([depth_of[name] for name, _ in trainable])
-        self.pair = GradientPair([p for _, p in trainable], self._groups())
-        engine = DualEngine if method.engine == "dual" else ReferenceEngine
-        self.engine: Engine = engine(
-            model,
-            self.pair,
-            opposed=method.rule != "none",
-            kl_direction=method.kl_direction,
-            autocast=self.accelerator.autocast,
-        )
-        if isinstance(self.engine, DualEngine) and method.rule != "none":
-            with args.main_process_first(local=False, desc="teacher cache"):
-                self.engine.load_teacher(model, train_dataset, positions, teacher_cache_dir, progress)
         # student and teacher may reach the same hidden states by different ways, and differ by their rounding
         dtypes = {p.dtype for p in model.parameters()} | ({torch.bfloat16} if training.precision == "bf16" else set())
-        self._noise = max(method.noise, *(torch.finfo(dtype).eps for dtype in dtypes))
-        self._step = _Step(TokenCounts(0, 0), {})
+        noise = max(method.noise, *(torch.finfo(dtype).eps for dtype in dtypes))
+        trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        depth_of = depths(model)
+        depth = torch.tensor([depth_of[name] for name, _ in trainable])
+        self.gradients = GradientSet([p for _, p in trainable], groups_of(method.granularity, depth), len(used))
+        self.method = Method(method, self.gradients, depth, noise)
+        kind = DualEngine if method.engine == "dual" else ReferenceEngine
+        engine: DualEngine | ReferenceEngine = kind(
+            model, self.gradients, kl_direction=method.kl_direction, autocast=self.accelerator.autocast
+        )
+        taken = [
+            SourceBatches(
+                *one, model, pad_id, micro_batch=training.micro_batch, seed=args.seed, accelerator=self.accelerator
+            )
+            for one in own_data(used, sources)
+        ]
+        if isinstance(engine, DualEngine):
+            told = [(0, train_dataset, positions)] if own is not None else []
+            told += [(s.feeds.data, s.examples, s.positions) for s in taken if s.feeds.kl is not None]
+            with args.main_process_first(local=False, desc="teacher cache"):
+                for data, examples, where in told:
+                    engine.load_teacher(model, examples, where, teacher_cache_dir, progress, data)
+        self.passes = Passes(engine, self.gradients, Feeds(kl=own), taken, self.accelerator, self._prepare_inputs)
+        self._record: dict[str, Any] = {}
+        self._began = 0.0
         self._broken_in_a_row = 0
+        self._resumed_from: str | None = None
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """Trainer.train, with the engine's forward pass in place for as long as it lasts."""
-        with self.engine.installed():
-            return super().train(*args, **kwargs)
+        self._resumed_from = resume_from_checkpoint
+        with self.passes.engine.installed():
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], TokenCounts]:
         """The micro-batches of one optimizer step, and its loss-carrying tokens, over which both means are taken."""
         batches = list(islice(epoch_iterator, num_batches))
-        sums = [[int((b["targets"] != IGNORE).sum()), len(b["targets"]), int(b["tokens"])] for b in batches]
-        total = self.accelerator.reduce(torch.tensor(sums, device=device).sum(0), "sum").tolist()
-        self._step = _Step(TokenCounts(*total[:2]), {"tokens": float(total[2])})
-        return batches, self._step.counts
+        self._record = {"tokens": self.passes.announce(batches, device)}
+        self._began = time.perf_counter()
+        return batches, self.passes.counts
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
-        """Accumulate both gradients of one micro-batch; after the step's last one leave the update in `p.grad`."""
+        """Accumulate the gradients of one micro-batch; after the step's last one leave the update in `p.grad`."""
         model.train()
-        # DDP and FSDP2 average gradients over processes, and ours are those of the mean over all of them
-        counts = TokenCounts(*(count / self.accelerator.num_processes for count in self._step.counts))
-        with self._hooks_of_ddp_off(model):
-            losses = self.engine.accumulate(model, self._prepare_inputs(inputs), counts, self._backward(model))
-        self._step.losses.append(torch.stack(losses))
+        if not self.passes.begun and self.method.begin(self.state.global_step):
+            self.passes.over_sources(model, self.state.global_step, self.args.device)
+        loss = self.passes.over_batch(model, inputs, self.method.fresh)
         if self.accelerator.sync_gradients:
             self._combine()
-        return losses.target
+        return loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with one parameter group per layer-wise learning rate; weight decay on matrices only, as in Trainer."""
@@ -198,90 +214,49 @@ class OGPTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's record of a step, joined by ours."""
         if "loss" in logs:
-            logs |= self._step.record | {"step_seconds": time.perf_counter() - self._step.began}
+            logs |= self._record
         super().log(logs, start_time)
 
     def after_optimizer_step(self) -> None:
-        """Measure the update that was applied, then forget the opposed gradient."""
-        every = self.update_cosine_every
-        if every and self.state.global_step % every == 0 and self._step.record.get("alignment"):
-            change, product, opposed = applied_update_products(self.optimizer, self.pair).tolist()
-            self._step.record["update_cosine"] = product / math.sqrt(change * opposed) if change else 0.0
-        self.pair.clear()
+        """Measure the update that was applied, and where the rule is about it correct it; forget what is done with."""
+        step, record, settings = self.state.global_step, self._record, self.method.settings
+        every, check = self.update_cosine_every, settings.check_every
+        due = bool(check) and (step + 1) % check == 0 and self.method.fresh and settings.ema == 0
+        wanted = due or settings.space == "update" or (every and step % every == 0 and record.get("alignment"))
+        products = None
+        if wanted and self.method.used and not record["broken"]:
+            applied, products = self.method.after_step(self.optimizer)
+            record |= applied
+        record["step_seconds"] = time.perf_counter() - self._began
+        if due and products is not None:
+            now = self.passes.losses_again(self.model)
+            record |= changes(products, self.passes.losses()[OPPOSED:], now[OPPOSED:], self.method.names)
+        self.method.end()
+
+    def save_gradients(self, folder: Path) -> None:
+        """Add to Trainer's checkpoint the gradients that outlive their step."""
+        if self.method.outlive and self.args.should_save:
+            self.method.save(folder)
+
+    def begin_training(self) -> None:
+        """Take the parameters as they are once the model is wrapped, and the gradients of a resumed checkpoint."""
+        self.gradients.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        if self._resumed_from:
+            self.method.load(Path(self._resumed_from))
 
     def _combine(self) -> None:
-        losses = self.accelerator.reduce(torch.stack(self._step.losses).sum(0), "mean").tolist()
-        record = self._step.record
+        losses, record = self.passes.losses().tolist(), self._record
         record["train_loss_step"] = losses[TARGET]
-        if self.method.rule != "none":
-            record["opposed_loss_step"] = losses[OPPOSED]
-        products = self.pair.products()
-        gramian = summed_by_group(products, self.pair.groups)
-        self._step.broken = not bool(gramian.isfinite().all())
-        record["broken"] = float(self._step.broken)
-        if self._step.broken:
-            self._skip_broken_step()
-            return
-        self._broken_in_a_row = 0
-        if self.method.rule == "none":
-            record["norm_target"] = float(gramian.sum(0)[TARGET, TARGET].sqrt())
-            return
-        m = self.method
-        weights = weigh(gramian, m.rule, m.when, m.w_target, m.w_opposed, self._noise)
-        self.pair.combine(weights)
-        record |= describe(gramian, weights, self._noise)
-        record["layers"] = by_layer(summed_by_group(products, self._depths))
-
-    def _skip_broken_step(self) -> None:
-        self.pair.drop()  # without gradients the optimizer leaves parameters and moments as they are
-        self._broken_in_a_row += 1
+        if self.method.fresh:
+            for place, name in enumerate(self.method.names):
+                record[f"opposed_loss_step{f'/{name}' if place else ''}"] = losses[OPPOSED + place]
+        record |= self.method.combine()
+        self._broken_in_a_row = self._broken_in_a_row + 1 if record["broken"] else 0
         if self._broken_in_a_row == MOST_BROKEN_STEPS:
             raise Diverged(
                 f"{MOST_BROKEN_STEPS} optimizer steps in a row had a gradient that is not finite (the last one is step "
                 f"{self.state.global_step + 1}): lower `training.learning_rate`, or look for broken data or weights"
             )
-
-    def _backward(self, model: nn.Module) -> Any:
-        """The engine's `backward`. DDP synchronises one backward pass per forward pass: the last, target one.
-
-        The opposed gradient is averaged by us while that one is under way.
-        """
-
-        def backward(loss: Tensor, *, retain_graph: bool, last: bool) -> None:
-            together = last and self.accelerator.sync_gradients and isinstance(model, DistributedDataParallel)
-            if not together or self.method.rule == "none":
-                self.accelerator.backward(loss, retain_graph=retain_graph)
-                return
-            finish = begin_average([o for o in self.pair.opposed if o is not None])
-            with self.accelerator.trigger_sync_in_backward(model):
-                self.accelerator.backward(loss, retain_graph=retain_graph)
-            finish()
-
-        return backward
-
-    def _hooks_of_ddp_off(self, model: nn.Module) -> AbstractContextManager[None]:
-        needed = isinstance(model, DistributedDataParallel) and self.method.rule != "none"
-        context: AbstractContextManager[None] = self.accelerator.no_sync(model) if needed else nullcontext()
-        return context
-
-    def _groups(self) -> list[int]:
-        """Number of the group that each trainable parameter shares its projection with."""
-        if self.method.granularity == "tensor":
-            return list(range(len(self._depths)))
-        if self.method.granularity == "global":
-            return [0] * len(self._depths)
-        groups: list[int] = self._depths.unique(return_inverse=True)[1].tolist()
-        return groups
-
-
-class _Step:
-    """What is known about the optimizer step under way."""
-
-    def __init__(self, counts: TokenCounts, record: dict[str, Any]) -> None:
-        self.counts, self.record = counts, record
-        self.losses: list[Tensor] = []
-        self.broken = False
-        self.began = time.perf_counter()
 
 
 class _Hooks(TrainerCallback):
@@ -292,8 +267,12 @@ class _Hooks(TrainerCallback):
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """Called by Trainer once the model is wrapped: FSDP2 has put sharded parameters in the old ones' place."""
-        self.trainer.pair.parameters = [p for p in self.trainer.model.parameters() if p.requires_grad]
+        self.trainer.begin_training()
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Called by Trainer between the optimizer's step and the learning rate's."""
         self.trainer.after_optimizer_step()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by Trainer when a checkpoint is written."""
+        self.trainer.save_gradients(Path(args.output_dir) / f"checkpoint-{state.global_step}")

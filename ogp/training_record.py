@@ -140,6 +140,13 @@ class TrainingRecord(TrainerCallback):
     def summary(self) -> TrainingSummary:
         """Cost, and the share of steps on which the two gradients conflicted, were aligned, were skipped."""
         counted = [row for row in self.steps if row.get("alignment") is not None]
+        told = [row for row in counted if row["alignment"] != 0]
+
+        def mean(name: str) -> float | None:
+            values = [row[name] for row in told if row.get(name) is not None]
+            return fmean(values) if values else None
+
+        turned = [abs(row["update_cosine"]) for row in told if row.get("update_cosine") is not None]
         # The first step pays for warm-up of every cache, so the median is the figure to compare.
         seconds = [row["step_seconds"] for row in self.steps if row.get("step_seconds") is not None]
         return TrainingSummary(
@@ -151,6 +158,11 @@ class TrainingRecord(TrainerCallback):
             aligned=fmean(row["alignment"] > 0 for row in counted) if counted else None,
             skipped=fmean(row["skipped"] for row in counted) if counted else None,
             projected=fmean(row["projected"] for row in counted) if counted else None,
+            removed_fraction=mean("removed_fraction"),
+            cosine=mean("cosine"),
+            update_cosine=fmean(turned) if turned else None,
+            predicted_change=mean("predicted_change"),
+            measured_change=mean("measured_change"),
             nonfinite_steps=sum(row.get("broken") == 1 for row in self.steps),
         )
 

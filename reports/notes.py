@@ -16,6 +16,7 @@ from reports.studies import Arm, Study
 
 NEARLY_ALL = 0.95
 MANY_TRUNCATED = 0.1
+TURNED_BACK = 0.05
 MANY_INCOHERENT = 0.05
 SHOWN = 8  # names in one note
 PROBLEMS = 50
@@ -31,6 +32,7 @@ def notes(study: Study) -> list[str]:
         *_noise(study),
         *_judge(study),
         *_same_thing(study),
+        *_truth_meter(study),
         *_saturated(study),
         *_broken_replies(study),
     ]
@@ -113,6 +115,29 @@ def _same_thing(study: Study) -> list[str]:
         if skipped := _share(arm, lambda summary: summary.skipped):
             found[f"opposed gradient below noise, nothing projected, in {_percent(skipped)} of steps"].append(arm.name)
     return [f"{text}: {_few(names)}" for text, names in found.items()] + _same_verdicts(study)
+
+
+def _truth_meter(study: Study) -> list[str]:
+    """Where the step that was applied is not the one that the rule made, and where the first order does not hold."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for arm in study.trained:
+        method = arm.section("method")
+        exact = method.get("rule") == "orthogonal" and method.get("when") == "always" and method.get("w_opposed") == 1
+        left = _share(arm, lambda summary: summary.update_cosine)
+        if exact and method.get("space", "gradient") == "gradient" and left is not None and left > TURNED_BACK:
+            found[f"the gradient was orthogonal, the step AdamW made of it was not (mean |cosine| {left:.2f})"].append(
+                arm.name
+            )
+        predicted = _share(arm, lambda summary: summary.predicted_change)
+        measured = _share(arm, lambda summary: summary.measured_change)
+        if predicted is None or measured is None:
+            continue
+        if abs(measured - predicted) > 0.5 * max(abs(measured), abs(predicted)):
+            found[
+                f"steps too long for the first order: the opposed loss changed by {measured:+.2g} nats per token "
+                f"a step where its gradient says {predicted:+.2g}"
+            ].append(arm.name)
+    return [f"{text}: {_few(names)}" for text, names in found.items()]
 
 
 def _same_verdicts(study: Study) -> list[str]:

@@ -13,9 +13,11 @@ from torch.nn import functional as F
 
 from ogp.batches import IGNORE, Example, PackedCollator, PaddedCollator, Positions
 from ogp.causal_lm import adapter_off
-from ogp.engines import DualEngine, ReferenceEngine, TokenCounts
+from ogp.engines import DualEngine, TokenCounts
 from ogp.ghost import GhostEngine, GhostPair
-from ogp.gradients import GradientPair
+from ogp.gradients import GradientSet
+from ogp.reference import ReferenceEngine
+from ogp.rules import OPPOSED
 from tests import tiny
 from tests.asserts import assert_same_gradients
 
@@ -79,16 +81,16 @@ def run(
     opposed: Any = "answer",
     direction: Any = "forward",
     examples: Sequence[Example] = EXAMPLES,
-) -> tuple[GradientPair, float, float]:
+) -> tuple[GradientSet, float, float]:
     """The pair, after one step's micro-batches of an engine that has `model` as teacher and then nudged as student.
 
     With the pair the two losses.
     """
     positions = Positions(examples, opposed)
     parameters = trainable(model)
-    make_pair = GhostPair if kind is GhostEngine else GradientPair
+    make_pair = GhostPair if kind is GhostEngine else GradientSet
     pair = make_pair(parameters, [0] * len(parameters))
-    engine: Any = kind(model, pair, opposed=True, kl_direction=direction)  # type: ignore[arg-type]
+    engine: Any = kind(model, pair, kl_direction=direction)  # type: ignore[arg-type]
     if isinstance(engine, DualEngine):
         engine.load_teacher(model, examples, positions, cache)
     tiny.nudged(model)
@@ -108,13 +110,13 @@ def outcome(*args: Any, **options: Any) -> Outcome:
     return Outcome(target_loss, opposed_loss, *gradients_of(pair))
 
 
-def gradients_of(pair: GradientPair) -> tuple[list[Tensor | None], list[Tensor | None]]:
+def gradients_of(pair: GradientSet) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """Both gradients, formed where they are not; the pair stays as it is."""
     target = combined(pair, torch.tensor([[1.0, 0.0]]).repeat(int(pair.groups.max()) + 1, 1))
-    return target, [pair.opposed_gradient(i) for i in range(len(pair.parameters))]
+    return target, [pair.held(OPPOSED, i) for i in range(len(pair.parameters))]
 
 
-def combined(pair: GradientPair, weights: Tensor) -> list[Tensor | None]:
+def combined(pair: GradientSet, weights: Tensor) -> list[Tensor | None]:
     """What `combine` makes of the pair, which stays as it is."""
     before = [p.grad for p in pair.parameters]
     for p in pair.parameters:

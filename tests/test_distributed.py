@@ -5,6 +5,7 @@ Run as a script under torchrun this file is the worker of its own tests.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -23,16 +24,21 @@ from ogp.distributed import refuse_unsupported
 from ogp.trainer import OGPTrainer, make_training_arguments
 from tests import tiny
 
+KEPT = {"role": "protected", "data": {"source": "embedded:harmful"}, "loss": "nll", "batch_size": 4}
+ANSWERS = {"role": "protected", "data": {"source": "embedded:ordinary"}, "loss": "kl", "batch_size": 4}
 ROOT = Path(__file__).parent.parent
 CASES: list[dict[str, Any]] = [
-    {"kind": kind, "rule": rule, "granularity": granularity, "micro_batch": micro_batch, "checkpointing": checkpointing}
-    for kind, rule, granularity, micro_batch, checkpointing in [
-        ("tied", "orthogonal", "global", 4, False),
-        ("tied", "orthogonal", "layer", 2, False),
-        ("untied", "orthogonal", "tensor", 2, True),
-        ("untied", "difference", "global", 1, False),
-        ("lora", "orthogonal", "layer", 2, False),
-        ("tied", "none", "global", 2, False),
+    {"kind": kind, "micro_batch": micro_batch, "checkpointing": checkpointing, "method": method}
+    for kind, micro_batch, checkpointing, method in [
+        ("tied", 4, False, {}),
+        ("tied", 2, False, {"granularity": "layer"}),
+        ("untied", 2, True, {"granularity": "tensor"}),
+        ("untied", 1, False, {"rule": "difference"}),
+        ("lora", 2, False, {"granularity": "layer"}),
+        ("tied", 2, False, {"rule": "none"}),
+        ("tied", 2, False, {"rule": "cone", "gradients": [{}, KEPT, ANSWERS], "check_every": 2, "ema": 0.5}),
+        ("untied", 2, False, {"space": "update", "granularity": "layer", "check_every": 1}),
+        ("tied", 2, False, {"rule": "cone", "gradients": [{}, ANSWERS], "refresh": 2}),
     ]
 ]
 
@@ -42,7 +48,8 @@ def train(case: dict[str, Any], folder: Path, wrapping: str) -> tuple[dict[str, 
     model = tiny.llama(tied=case["kind"] == "tied", dtype=torch.float64, layers=2)
     if case["kind"] == "lora":
         model = tiny.with_lora(model)
-    method = MethodSettings(rule=case["rule"], granularity=case["granularity"])
+    method = MethodSettings.model_validate_json(json.dumps(case["method"]))
+    sources = [tiny.examples(7, seed=i) for i, g in enumerate(method.gradients) if g.data is not None]
     training = TrainingSettings(
         steps=5,
         batch_size=8,
@@ -52,7 +59,7 @@ def train(case: dict[str, Any], folder: Path, wrapping: str) -> tuple[dict[str, 
         gradient_checkpointing=case["checkpointing"],
     )
     args = make_training_arguments(training, folder, seed=1)
-    run = OGPTrainer(model, args, tiny.examples(32), method, training, folder / "cache")
+    run = OGPTrainer(model, args, tiny.examples(32), method, training, folder / "cache", sources=sources)
     if wrapping == "fsdp2":
         shard(run)
     run.train()
@@ -109,8 +116,10 @@ def test_two_processes_train_what_one_trains(wrapping: str, tmp_path: Path) -> N
         for name in weights:
             assert torch.allclose(weights[name], expected[name], rtol=0, atol=1e-9), (case, name)
         for ours, theirs in zip(records, expected_records, strict=True):
-            names = ours.keys() - {"step_seconds", "epoch"}
-            assert names == theirs.keys() - {"step_seconds", "epoch"}
+            names = ours.keys() - {"step_seconds", "epoch", "layers"}
+            assert names == theirs.keys() - {"step_seconds", "epoch", "layers"}
+            for ours_at, theirs_at in zip(ours.get("layers", []), theirs.get("layers", []), strict=True):
+                assert ours_at == pytest.approx(theirs_at, rel=1e-4, abs=1e-9)
             assert {n: ours[n] for n in names} == pytest.approx({n: theirs[n] for n in names}, rel=1e-5, abs=1e-9)
 
 

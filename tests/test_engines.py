@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ogp.batches import IGNORE, PackedCollator, PaddedCollator, Positions
 from ogp.causal_lm import check_head
-from ogp.engines import DualEngine, ReferenceEngine, TokenCounts
-from ogp.gradients import GradientPair
+from ogp.engines import DualEngine, Feeds, TokenCounts
+from ogp.gradients import GradientSet
+from ogp.reference import ReferenceEngine
 from ogp.rules import orthogonal
 from tests import tiny
 from tests.asserts import assert_same_gradients
@@ -43,9 +44,9 @@ def test_a_student_that_is_its_teacher_is_below_the_noise(kind: str, layout: str
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.zero_()
-    pair = GradientPair(trainable(model), [0] * len(trainable(model)))
+    pair = GradientSet(trainable(model), [0] * len(trainable(model)))
     positions = Positions(EXAMPLES, "answer")
-    engine = DualEngine(model, pair, opposed=True, kl_direction="forward")
+    engine = DualEngine(model, pair, kl_direction="forward")
     engine.load_teacher(model, EXAMPLES, positions, tmp_path)
     batch = (PaddedCollator(positions, PAD) if layout == "padded" else PackedCollator(positions))(EXAMPLES)
     with engine.installed():
@@ -56,8 +57,8 @@ def test_a_student_that_is_its_teacher_is_below_the_noise(kind: str, layout: str
 def test_plain_fine_tuning_takes_one_backward_pass(tmp_path: Path) -> None:
     model = make("full", True)
     parameters = trainable(model)
-    pair = GradientPair(parameters, [0] * len(parameters))
-    engine = DualEngine(model, pair, opposed=False, kl_direction="forward")
+    pair = GradientSet(parameters, [0] * len(parameters))
+    engine = DualEngine(model, pair, kl_direction="forward")
     batch = PackedCollator(Positions(EXAMPLES, "answer"))(EXAMPLES)
     calls = []
 
@@ -66,17 +67,17 @@ def test_plain_fine_tuning_takes_one_backward_pass(tmp_path: Path) -> None:
         loss.backward(retain_graph=retain_graph)
 
     with engine.installed():
-        engine.accumulate(model, batch, TokenCounts(len(batch["targets"]), 1), backward)
+        engine.accumulate(model, batch, TokenCounts(len(batch["targets"]), 1), backward, Feeds(kl=None))
     expected = oracle(model, model, EXAMPLES, "answer", "forward")
     assert_same_gradients([p.grad for p in parameters], expected.target, 1e-10)
     assert calls == [False]
-    assert pair.opposed == [None] * len(parameters)
+    assert pair.others == [[None] * len(parameters)]
 
 
 def test_forward_is_put_back(tmp_path: Path) -> None:
     model = make("full", False)
-    pair = GradientPair(trainable(model), [0] * len(trainable(model)))
-    engine = DualEngine(model, pair, opposed=False, kl_direction="forward")
+    pair = GradientSet(trainable(model), [0] * len(trainable(model)))
+    engine = DualEngine(model, pair, kl_direction="forward")
     tokens = torch.tensor([EXAMPLES[0]["input_ids"]])
     plain = model(tokens).logits
 
@@ -141,8 +142,8 @@ def test_cost_is_that_of_the_model(kind: str, tmp_path: Path) -> None:
         model(torch.tensor(padded), labels=torch.tensor(labels)).loss.backward()
 
     positions = Positions(examples, "answer")
-    pair = GradientPair(trainable(model), [0] * len(trainable(model)))
-    engine = DualEngine(model, pair, opposed=True, kl_direction="forward")
+    pair = GradientSet(trainable(model), [0] * len(trainable(model)))
+    engine = DualEngine(model, pair, kl_direction="forward")
     engine.load_teacher(model, examples, positions, tmp_path)
     batch = PaddedCollator(positions, PAD)(examples)
     with FlopCounterMode(display=False) as dual, engine.installed():
@@ -159,3 +160,34 @@ def test_cost_is_that_of_the_model(kind: str, tmp_path: Path) -> None:
             (4 * decoder + 6 * adapters + 4 * head) * tokens
         )
     assert dual.get_total_flops() / plain.get_total_flops() == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize("engine", [DualEngine, ReferenceEngine])
+@pytest.mark.parametrize("feeds", [Feeds(2, None, 2), Feeds(None, 2, 2), Feeds(2, 1, 2)])
+def test_other_data_fill_the_gradient_they_are_for(engine: Any, feeds: Feeds, tmp_path: Path) -> None:
+    """And no other; the losses can be had again without any gradient."""
+    other = tiny.examples(5, seed=9)
+    expected = oracle(tiny.nudged(make("full", True)), make("full", True), other, "answer", "forward")
+    model = make("full", True)
+    gradients = GradientSet(trainable(model), [0] * len(trainable(model)), others=3)
+    filling: Any = engine(model, gradients, kl_direction="forward")
+    positions = Positions(other, "answer")
+    if engine is DualEngine:
+        filling.load_teacher(model, other, positions, tmp_path, data=2)
+    tiny.nudged(model)
+    batch = PackedCollator(positions)(other)
+    counts = TokenCounts(*[len(batch["targets"])] * 2)
+    with filling.installed():
+        losses = filling.accumulate(model, batch, counts, plain_backward, feeds)
+        again = filling.losses(model, batch, counts, feeds)
+    wanted = {feeds.nll: expected.target, feeds.kl: expected.opposed}
+    for which, held in enumerate(gradients.others, 1):
+        if which in wanted:
+            assert_same_gradients(held, wanted[which], 1e-10)
+        else:
+            assert held == [None] * len(held)
+    assert all(p.grad is None for p in gradients.parameters)
+    assert [float(loss) for loss in again] == pytest.approx([float(loss) for loss in losses], rel=1e-12)
+    assert losses.target.item() == pytest.approx(expected.target_loss, rel=1e-10)
+    if feeds.kl is not None:
+        assert losses.opposed.item() == pytest.approx(expected.opposed_loss, rel=1e-8)

@@ -77,7 +77,7 @@ def test_nothing_is_formed_before_the_weights_are_known(always_pays: None, tmp_p
     pair, *_ = run(GhostEngine, model, tmp_path)
     assert isinstance(pair, GhostPair)
     names = [name for name, _ in model.named_parameters()]
-    formed_ones = {name for name, p, o in zip(names, pair.parameters, pair.opposed, strict=True) if p.grad is not None}
+    formed_ones = {name for name, p in zip(names, pair.parameters, strict=True) if p.grad is not None}
     assert formed_ones == {name for name in names if "norm" in name}
     assert not any(use.inputs.requires_grad for uses in pair.tape.uses.values() for use in uses)  # no graph is kept
     pair.combine(torch.tensor([[1.0, -0.5]], dtype=torch.float64))
@@ -154,7 +154,7 @@ def test_broken_factors_are_a_broken_gramian(always_pays: None, tmp_path: Path) 
 def test_forward_is_put_back_and_generation_is_left_alone(tmp_path: Path) -> None:
     model = make("full", False)
     pair = GhostPair(list(model.parameters()), [0] * len(list(model.parameters())))
-    engine = GhostEngine(model, pair, opposed=True, kl_direction="forward")
+    engine = GhostEngine(model, pair, kl_direction="forward")
     tokens = torch.tensor([EXAMPLES[0]["input_ids"]])
     plain = model(tokens).logits
     with engine.installed(), torch.no_grad():

@@ -1,4 +1,4 @@
-"""The pair of gradients: inner products, combination in place, missing tensors, and the update AdamW really applies."""
+"""Several gradients of one model: inner products, combination in place, missing tensors."""
 
 from __future__ import annotations
 
@@ -7,76 +7,82 @@ import torch
 from torch import Tensor, nn
 
 from ogp import gradients
-from ogp.gradients import GradientPair, applied_update_products, describe, inner_products
+from ogp.gradients import GradientSet, inner_products
 from ogp.rules import orthogonal
 from tests.asserts import assert_same_gradients, combined_by_hand
 
 SHAPES = [(7, 3), (5,), (2, 2, 2), (1,), (4, 6)]
 GROUPS = [0, 0, 1, 2, 1]
+MISSING: list[dict[int, set[int]]] = [{}, {0: {0, 3}}, {1: {1, 4}}, {0: {2}, 1: {2}}, {1: set(range(5))}]
+"""Numbers of the gradients, and of their tensors that are not there."""
 
 
-def filled(missing: dict[str, set[int]] | None = None, seed: int = 0) -> GradientPair:
-    """A pair over random gradients; `missing` names the places that have none."""
+def filled(others: int = 1, missing: dict[int, set[int]] | None = None, seed: int = 0) -> GradientSet:
+    """Random gradients, the target's in `p.grad`."""
     generator = torch.Generator().manual_seed(seed)
-    missing = missing or {}
     parameters = [nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64)) for s in SHAPES]
-    pair = GradientPair(parameters, GROUPS)
+    made = GradientSet(parameters, GROUPS, others)
     for i, p in enumerate(parameters):
-        target, opposed = torch.randn(2, *SHAPES[i], generator=generator, dtype=torch.float64)
-        p.grad = None if i in missing.get("target", set()) else target
-        pair.opposed[i] = None if i in missing.get("opposed", set()) else opposed
-    return pair
+        for which, gradient in enumerate(torch.randn(1 + others, *SHAPES[i], generator=generator, dtype=torch.float64)):
+            if i not in (missing or {}).get(which, set()):
+                if which == 0:
+                    p.grad = gradient
+                else:
+                    made.others[which - 1][i] = gradient
+    return made
 
 
-def snapshot(pair: GradientPair) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    return (
-        [None if p.grad is None else p.grad.clone() for p in pair.parameters],
-        [None if o is None else o.clone() for o in pair.opposed],
-    )
+def snapshot(made: GradientSet) -> list[list[Tensor | None]]:
+    """All gradients, the target first."""
+    rows = [[p.grad for p in made.parameters], *made.others]
+    return [[None if g is None else g.clone() for g in row] for row in rows]
 
 
-MISSING = [{}, {"target": {0, 3}}, {"opposed": {1, 4}}, {"target": {2}, "opposed": {2}}, {"opposed": set(range(5))}]
+def flat(row: list[Tensor | None], members: list[int]) -> Tensor:
+    tensors = [torch.zeros(SHAPES[i]).double() if row[i] is None else row[i] for i in members]
+    return torch.cat([t.flatten() for t in tensors if t is not None])
 
 
 @pytest.mark.parametrize("missing", MISSING)
 @pytest.mark.parametrize("block", [1 << 14, 4])
+@pytest.mark.parametrize("others", [1, 3])
 def test_gramian_and_combination_are_those_of_flat_vectors(
-    missing: dict[str, set[int]], block: int, monkeypatch: pytest.MonkeyPatch
+    missing: dict[int, set[int]], block: int, others: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gradients, "BLOCK", block)
-    pair = filled(missing=missing)
-    target, opposed = snapshot(pair)
-    gramian = pair.gramian()
+    made = filled(others, missing)
+    before = snapshot(made)
+    gramian = made.gramian()
+    weights = torch.randn(3, 1 + others, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    made.combine(weights)
     for group in range(3):
         members = [i for i, g in enumerate(GROUPS) if g == group]
-        rows = [
-            torch.cat([torch.zeros(SHAPES[i]).double().flatten() if g[i] is None else g[i].flatten() for i in members])
-            for g in (target, opposed)
-        ]
-        assert torch.allclose(gramian[group], torch.stack(rows) @ torch.stack(rows).T, rtol=1e-13)
-    pair.combine(orthogonal(gramian, noise=0.0))
+        rows = torch.stack([flat(row, members) for row in before])
+        assert torch.allclose(gramian[group], rows @ rows.T, rtol=1e-13)
+        found = flat([p.grad for p in made.parameters], members)
+        assert torch.allclose(found, weights[group] @ rows, rtol=1e-12)
+    for now, then in zip(snapshot(made)[1:], before[1:], strict=True):
+        assert all((a is None and b is None) or torch.equal(a, b) for a, b in zip(now, then, strict=True))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_projection_by_group_is_that_by_hand(missing: dict[int, set[int]]) -> None:
+    made = filled(missing=missing)
+    target, opposed = snapshot(made)
+    made.combine(orthogonal(made.gramian(), noise=0.0))
+    zeros = [torch.zeros(s).double() if t is None else t for t, s in zip(target, SHAPES, strict=True)]
     expected = [
         None if t is None and o is None else e
-        for t, o, e in zip(
-            target,
-            opposed,
-            combined_by_hand(
-                [t if t is not None else torch.zeros(s).double() for t, s in zip(target, SHAPES, strict=True)],
-                opposed,
-                GROUPS,
-            ),
-            strict=True,
-        )
+        for t, o, e in zip(target, opposed, combined_by_hand(zeros, opposed, GROUPS), strict=True)
     ]
-    assert_same_gradients([p.grad for p in pair.parameters], expected, 1e-12)
-    assert all((a is None and b is None) or torch.equal(a, b) for a, b in zip(pair.opposed, opposed, strict=True))
+    assert_same_gradients([p.grad for p in made.parameters], expected, 1e-12)
 
 
 def test_combination_is_in_place() -> None:
-    pair = filled()
-    before = [p.grad.data_ptr() for p in pair.parameters if p.grad is not None]
-    pair.combine(torch.tensor([[0.5, -2.0]] * 3, dtype=torch.float64))
-    assert before == [p.grad.data_ptr() for p in pair.parameters if p.grad is not None]
+    made = filled(2)
+    before = [p.grad.data_ptr() for p in made.parameters if p.grad is not None]
+    made.combine(torch.tensor([[0.5, -2.0, 1.0]] * 3, dtype=torch.float64))
+    assert before == [p.grad.data_ptr() for p in made.parameters if p.grad is not None]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -84,90 +90,39 @@ def test_sums_are_more_precise_than_the_gradients(dtype: torch.dtype) -> None:
     """Two long, nearly orthogonal vectors: a sum kept in their own precision would be far off."""
     a, b = torch.randn(2, 300_000, generator=torch.Generator().manual_seed(0)).to(dtype)
     found = inner_products([(a, b)])[0]
-    a, b = a.double(), b.double()
-    exact = torch.stack([a @ a, a @ b, b @ b])
+    rows = torch.stack([a, b]).double()
+    exact = rows @ rows.T
     assert float((found - exact).abs().max() / exact.abs().max()) < 1e-5
 
 
-def test_swap_is_undone_after_an_error() -> None:
-    pair = filled()
-    target, opposed = snapshot(pair)
+@pytest.mark.parametrize("which", [1, 3])
+def test_each_gradient_takes_the_place_of_the_target_and_gives_it_back_after_an_error(which: int) -> None:
+    made = filled(3)
+    before = snapshot(made)
 
     def fail_inside() -> None:
-        with pair.opposed_in_place():
-            assert all(torch.equal(p.grad, o) for p, o in zip(pair.parameters, opposed, strict=True))
+        with made.in_place(which):
+            assert all(torch.equal(p.grad, o) for p, o in zip(made.parameters, before[which], strict=True))  # type: ignore[arg-type]
             raise KeyError
 
     with pytest.raises(KeyError):
         fail_inside()
-    now = snapshot(pair)
-    for a, b in zip((*target, *opposed), (*now[0], *now[1]), strict=True):
-        assert a is not None
-        assert b is not None
-        assert torch.equal(a, b)
+    for now, then in zip(snapshot(made), before, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(now, then, strict=True))  # type: ignore[arg-type]
+
+
+def test_scaling_leaves_the_target_alone() -> None:
+    made = filled(2, {1: {0}})
+    before = snapshot(made)
+    made.scale(0.25)
+    after = snapshot(made)
+    assert_same_gradients(after[0], before[0], 0.0)
+    for which in (1, 2):
+        assert_same_gradients(after[which], [None if g is None else g / 4 for g in before[which]], 1e-15)
 
 
 def test_drop_leaves_nothing_stale() -> None:
-    pair = filled()
-    pair.drop()
-    assert [p.grad for p in pair.parameters] == pair.opposed == [None] * len(SHAPES)
-
-
-@pytest.mark.parametrize("decay", [0.0, 0.3])
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("steps", [1, 4])
-def test_the_applied_update_is_the_parameters_real_change(decay: float, fused: bool, steps: int) -> None:
-    pair = filled()
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": pair.parameters[:2], "lr": 1e-2, "weight_decay": decay},
-            {"params": pair.parameters[2:], "lr": 3e-3},
-        ],
-        weight_decay=0.0,
-        fused=fused,
-    )
-    for step in range(steps):
-        fresh = filled(seed=step)
-        for p, source in zip(pair.parameters, fresh.parameters, strict=True):
-            p.grad = source.grad
-        before = [p.detach().clone() for p in pair.parameters]
-        optimizer.step()
-    change = torch.cat([(p.detach() - b).flatten() for p, b in zip(pair.parameters, before, strict=True)])
-    opposed = torch.cat([o.flatten() for o in pair.opposed if o is not None])
-    exact = torch.stack([change @ change, change @ opposed, opposed @ opposed])
-    assert torch.allclose(applied_update_products(optimizer, pair), exact, rtol=1e-9)
-
-
-def test_parameters_that_did_not_move_are_no_part_of_the_update() -> None:
-    pair = filled(missing={"target": {0}})
-    optimizer = torch.optim.AdamW(pair.parameters, lr=1e-2, weight_decay=0.0)
-    optimizer.step()
-    pair.opposed[4] = None
-    moved = [p for i, p in enumerate(pair.parameters) if i not in (0, 4)]
-    products = applied_update_products(optimizer, pair)
-    signs = torch.cat([-1e-2 * p.grad.sign().flatten() for p in moved])  # AdamW's first step
-    opposed = torch.cat([o.flatten() for i, o in enumerate(pair.opposed) if o is not None and i not in (0, 4)])
-    assert torch.allclose(products[1], signs @ opposed, rtol=1e-5)
-    assert torch.allclose(products[0], torch.tensor(1e-4 * (len(signs) + 24)).double(), rtol=1e-5)
-
-
-def test_diagnostics_of_a_known_case() -> None:
-    gramian = torch.tensor([[[4.0, -3.0], [-3.0, 9.0]], [[12.0, 0.0], [0.0, 0.0]]], dtype=torch.float64)
-    found = describe(gramian, orthogonal(gramian, noise=1e-4), 1e-4)
-    assert found == pytest.approx(
-        {
-            "cosine": -3 / (4 * 3),
-            "norm_target": 4.0,
-            "norm_opposed": 3.0,
-            "removed_fraction": 1 / 4,
-            "projected": 0.5,
-            "skipped": 0.5,
-            "alignment": -1.0,
-        }
-    )
-
-
-def test_diagnostics_below_the_noise_say_so() -> None:
-    gramian = torch.tensor([[[1.0, 1e-9], [1e-9, 1e-12]]], dtype=torch.float64)
-    found = describe(gramian, orthogonal(gramian), 1e-4)
-    assert (found["cosine"], found["alignment"], found["skipped"], found["projected"]) == (0.0, 0.0, 1.0, 0.0)
+    made = filled(2)
+    made.drop()
+    assert [p.grad for p in made.parameters] == [None] * len(SHAPES)
+    assert made.others == [[None] * len(SHAPES)] * 2

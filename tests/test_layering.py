@@ -16,7 +16,9 @@ FOUNDATION = {
     *("exit_codes", "run_state", "results_lock", "redaction", "network", "hub", "checkpoints"),
 }
 ALLOWED = {
-    "config": set(),
+    "pairs_settings": set(),
+    "method_settings": {"pairs_settings"},
+    "config": {"pairs_settings", "method_settings"},
     "rules": set(),
     "redaction": set(),
     "network": set(),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ogp.batches import IGNORE, PackedCollator, Positions
 from ogp.engines import DualEngine, TokenCounts
-from ogp.gradients import GradientPair
+from ogp.gradients import GradientSet
 from ogp.shared_embedding import SharedEmbedding
 from tests import tiny
 
@@ -25,8 +25,8 @@ EXAMPLES = [
 def gradients(model: Any, folder: Path, *, shared: bool) -> tuple[list[Tensor], list[Tensor]]:
     """Target and opposed gradients of one step, in `model`'s order of parameters."""
     parameters = list(model.parameters())
-    pair, positions = GradientPair(parameters, [0] * len(parameters)), Positions(EXAMPLES, "answer")
-    engine = DualEngine(model, pair, opposed=True, kl_direction="forward")
+    pair, positions = GradientSet(parameters, [0] * len(parameters)), Positions(EXAMPLES, "answer")
+    engine = DualEngine(model, pair, kl_direction="forward")
     engine.load_teacher(model, EXAMPLES, positions, folder)
     assert engine.shared is not None
     if not shared:
@@ -44,7 +44,7 @@ def gradients(model: Any, folder: Path, *, shared: bool) -> tuple[list[Tensor], 
     with engine.installed():
         for _ in range(2):  # the second one accumulates
             engine.accumulate(model, batch, TokenCounts(5, 5), backward)
-    return [p.grad for p in parameters if p.grad is not None], [o for o in pair.opposed if o is not None]
+    return [p.grad for p in parameters if p.grad is not None], [o for o in pair.others[0] if o is not None]
 
 
 @pytest.mark.parametrize("padding", [None, PADDING])

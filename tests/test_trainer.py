@@ -22,13 +22,17 @@ OPPOSED = {
 }
 
 
-def trainer(model: Any, folder: Path, *, callbacks: Any = None, count: int = 12, **options: Any) -> OGPTrainer:
+def trainer(
+    model: Any, folder: Path, *, callbacks: Any = None, count: int = 12, sources: Any = (), **options: Any
+) -> OGPTrainer:
     """A trainer whose `options` are method and training settings by name."""
     method = MethodSettings(**{k: v for k, v in options.items() if k in MethodSettings.model_fields})
     chosen = {"steps": 4, "batch_size": 4, "micro_batch": 4, "learning_rate": 1e-2} | options
     training = TrainingSettings(**{k: v for k, v in chosen.items() if k in TrainingSettings.model_fields})
     args = make_training_arguments(training, folder / "checkpoints", seed=3)
-    return OGPTrainer(model, args, tiny.examples(count), method, training, folder / "cache", callbacks=callbacks)
+    return OGPTrainer(
+        model, args, tiny.examples(count), method, training, folder / "cache", callbacks=callbacks, sources=sources
+    )
 
 
 def records(run: OGPTrainer) -> list[dict[str, Any]]:
@@ -205,7 +209,7 @@ def test_three_broken_steps_in_a_row_end_the_run(rule: str, tmp_path: Path) -> N
 
 def test_a_failing_teacher_is_an_error_and_never_plain_fine_tuning(tmp_path: Path) -> None:
     run = trainer(tiny.llama(), tmp_path)
-    run.engine.table = None  # type: ignore[union-attr]
+    run.passes.engine.tables.clear()  # type: ignore[union-attr]
     before = {n: p.detach().clone() for n, p in run.model.named_parameters()}
     with pytest.raises(AssertionError):
         run.train()
@@ -218,11 +222,11 @@ def test_update_cosine_is_that_of_the_real_change(tmp_path: Path) -> None:
 
     class Watch(TrainerCallback):
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.before = [p.detach().clone() for p in run.pair.parameters]
-            self.opposed = [o.clone() for o in run.pair.opposed if o is not None]
+            self.before = [p.detach().clone() for p in run.gradients.parameters]
+            self.opposed = [o.clone() for o in run.gradients.others[0] if o is not None]
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            change = torch.cat([(p - b).flatten() for p, b in zip(run.pair.parameters, self.before, strict=True)])
+            change = torch.cat([(p - b).flatten() for p, b in zip(run.gradients.parameters, self.before, strict=True)])
             opposed = torch.cat([o.flatten() for o in self.opposed])
             found.append(torch.cosine_similarity(change, opposed, dim=0).item())
 

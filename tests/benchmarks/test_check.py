@@ -14,7 +14,7 @@ from benchmarks import check
 from benchmarks.check import SLOWER, compare, compare_times, exit_code, judge
 from benchmarks.growth import Point, workload_of
 from benchmarks.measure import median_interval, paired_ratios, ratios
-from ogp.gradients import GradientPair
+from ogp.gradients import GradientSet
 from tests.benchmarks.made import competitor, made_record, samples
 
 RATIOS = st.lists(st.floats(0.5, 3.0), min_size=1, max_size=12)
@@ -128,8 +128,8 @@ def test_a_step_that_really_became_slower_is_a_regression_and_its_flops_are_not(
     monkeypatch.setattr(check, "load", lambda name: workload_of(Point(1, rows=1, length=32)))
     record = made_record("2025-01-02T08:00:00+00:00", check.measured("full", 7))
     write(tmp_path / "2025-01-02_a.json", record)
-    products = GradientPair.gramian
-    monkeypatch.setattr(GradientPair, "gramian", lambda pair: [products(pair) for _ in range(50)][-1])
+    products = GradientSet.gramian
+    monkeypatch.setattr(GradientSet, "gramian", lambda pair: [products(pair) for _ in range(50)][-1])
     assert check.main([]) == 1
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if "x SFT" in line]
     assert [row[-1] for row in rows] == ["regression", "pass"] * 2
