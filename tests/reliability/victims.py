@@ -247,7 +247,7 @@ def nan_planted(where: str) -> None:
             combine = OGPTrainer._combine
 
             def combine_spoilt(self: Any) -> None:
-                spoil(self.pair.parameters[0].grad)
+                spoil(self.gradients.parameters[0].grad)
                 combine(self)
 
             OGPTrainer._combine = combine_spoilt  # type: ignore[method-assign]
