@@ -197,6 +197,17 @@ class RunConfig(Settings):
         evaluation = self.evaluation.model_copy(update=batch)
         return self.model_copy(update={"training": training, "evaluation": evaluation})
 
+    @model_validator(mode="after")
+    def _original_alone(self) -> RunConfig:
+        if self.method.engine == "original" and (
+            self.model.lora is not None or self.training.micro_batch != self.training.batch_size
+        ):
+            raise ValueError(
+                "`engine`: original trains all weights without accumulation: set `model.lora` to null and "
+                "`training.micro_batch` to `training.batch_size`, or choose dual"
+            )
+        return self
+
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the outcome: no labels, no mirrors, and no training where there is none."""
         settings = self.model_dump(mode="json", exclude={"study", "arm", "tracking"})

@@ -21,6 +21,7 @@ from ogp.gradients import GradientSet
 from ogp.head import Head, Teacher, expected_embeddings, two_losses
 from ogp.objectives import KlDirection
 from ogp.packed_attention import packed_attention
+from ogp.preference import Shape
 from ogp.rules import OPPOSED, TARGET
 from ogp.shared_embedding import SharedEmbedding
 from ogp.tape import Use
@@ -44,6 +45,8 @@ class Feeds(NamedTuple):
     kl: int | None = OPPOSED
     data: int = 0
     """Whose data the batch is of: 0 the training set, i what gradient i is taken on."""
+    shape: Shape | None = None
+    """Turns the loss on the answers into the one whose gradient is taken."""
 
 
 BOTH = Feeds()
@@ -177,8 +180,8 @@ class DualEngine:
     def _forward(self, model: nn.Module, batch: Batch, counts: TokenCounts, feeds: Feeds) -> tuple[Tensor, Tensor]:
         teacher = None if feeds.kl is None else self._teacher(batch, feeds.data)
         rows = LossRows(batch["positions"], batch["targets"], teacher, counts, self.kl_direction)
-        losses: tuple[Tensor, Tensor] = model(**model_inputs(batch), loss_rows=rows)
-        return losses
+        nll, kl = model(**model_inputs(batch), loss_rows=rows)
+        return nll if feeds.shape is None else feeds.shape(nll), kl
 
     def _teacher(self, batch: Batch, data: int) -> Teacher:
         assert data in self.tables, "load_teacher comes first"

@@ -21,8 +21,13 @@ class GradientSettings(Settings):
     data: PairsSettings | None = Field(
         None, description="pairs it is taken on; null is the training batch itself, from the same forward pass"
     )
-    loss: Literal["kl", "nll"] = Field(
-        "kl", description="kl: divergence from the teacher; nll: loss on the answers (of `data` of its own)"
+    loss: Literal["kl", "nll", "npo"] = Field(
+        "kl",
+        description="kl: divergence from the teacher; nll: loss on the answers; npo: negative preference, which "
+        "unlearns the answers (nll and npo: of `data` of its own)",
+    )
+    beta: float = Field(
+        0.1, gt=0, description="npo only: how soon an answer that has become unlikely is left alone; 0 would be never"
     )
     batch_size: int = Field(8, ge=1, description="examples of `data` per optimizer step")
     weight: float = Field(
@@ -39,8 +44,8 @@ class GradientSettings(Settings):
 
     @model_validator(mode="after")
     def _has_answers(self) -> GradientSettings:
-        if self.data is None and self.loss == "nll":
-            raise ValueError("`loss`: nll on the training batch is the target itself: name `data`, or choose kl")
+        if self.data is None and self.loss != "kl":
+            raise ValueError(f"`loss`: {self.loss} needs answers other than the target's: name `data`, or choose kl")
         return self
 
 
@@ -98,8 +103,10 @@ class MethodSettings(Settings):
     kl_positions: Literal["answer", "nonpad", "all"] = Field(
         "answer", description="tokens of the training batch that carry kl; all includes padding, as the original does"
     )
-    engine: Literal["dual", "reference"] = Field(
-        "dual", description="how the gradients are obtained: dual is fast, reference is slow and obvious"
+    engine: Literal["dual", "reference", "original"] = Field(
+        "dual",
+        description="how the gradients are obtained: dual is fast, reference is slow and obvious, "
+        "original is the published script's arithmetic",
     )
     noise: float = Field(
         1e-4,
@@ -123,4 +130,11 @@ class MethodSettings(Settings):
             raise ValueError(f"`space`: update needs rule orthogonal or cone, found {self.rule!r}: sums have no length")
         if self.space == "update" and (self.pull or self.w_target != 1):
             raise ValueError("`space`: update takes neither `pull` nor `w_target`: set training.learning_rate instead")
+        if self.engine == "original" and self.rule != "none":
+            fixed = ("rule", "when", "granularity", "space", "kl_direction", "cosine_limit", "pull", "refresh", "ema")
+            for name in (*fixed, "gradients"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"`engine`: original is the published method only: leave `{name}` at its default")
+            if self.kl_positions != "all":
+                raise ValueError("`engine`: original takes its KL on all positions: set `kl_positions: all`")
         return self

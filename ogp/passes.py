@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ogp.batches import IGNORE, Batch
+from ogp.causal_lm import eval_mode
 from ogp.distributed import begin_average, reshard
 from ogp.engines import Backward, DualEngine, Feeds, TokenCounts
 from ogp.gradients import GradientSet
 from ogp.reference import ReferenceEngine
 from ogp.rules import TARGET
 from ogp.source_batches import SourceBatches
+
+SUM = TokenCounts(1, 1)
+"""Losses that are summed over tokens."""
 
 
 class Passes:
@@ -62,7 +66,21 @@ class Passes:
             batches = source.at(step)
             counts = TokenCounts(*self._total(batches, device)[:2])
             for batch in batches:
-                self._run(model, batch, counts, source.feeds)
+                if source.unlearned is None:
+                    self._run(model, batch, counts, source.feeds)
+                else:
+                    shape = source.unlearned.shape(int(batch["cache_rows"][0]))
+                    self._run(model, batch, SUM, source.feeds._replace(shape=shape))
+
+    @torch.no_grad()
+    def remember(self, model: nn.Module) -> None:
+        """Let unlearning know what the starting model, which is the teacher, makes of every answer."""
+        for source in self.sources:
+            if source.unlearned is not None:
+                with eval_mode(model):
+                    for batch in map(self.prepare, source.one_by_one()):
+                        loss = self.engine.losses(model, batch, SUM, source.feeds).target
+                        source.unlearned.reference[int(batch["cache_rows"][0])] = loss.item()
 
     def over_batch(self, model: nn.Module, batch: Batch, fresh: bool) -> Tensor:
         """Accumulate the gradients of one micro-batch of the training set; returns its share of the target loss.

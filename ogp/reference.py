@@ -62,6 +62,7 @@ class ReferenceEngine:
         inputs.pop("packed_rows", None)  # the dense mask says the same, slowly and obviously
         log_s = self._log_probabilities(model, inputs, batch["positions"])
         nll = F.nll_loss(log_s, batch["targets"], ignore_index=IGNORE, reduction="sum") / counts.target
+        nll = nll if feeds.shape is None else feeds.shape(nll)
         kl = torch.zeros_like(nll)
         if feeds.kl is not None:
             with torch.no_grad(), adapter_off(self.teacher), self.autocast():

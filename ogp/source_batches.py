@@ -11,6 +11,7 @@ from ogp.batches import Batch, Example, Positions
 from ogp.causal_lm import choose_collator
 from ogp.engines import Feeds
 from ogp.method_settings import GradientSettings
+from ogp.preference import NegativePreference
 from ogp.rules import OPPOSED
 
 
@@ -44,7 +45,11 @@ class SourceBatches:
                 f"`method.gradients`: `batch_size` {settings.batch_size} of {settings.name} cannot be shared by "
                 f"{accelerator.num_processes} processes: choose a multiple"
             )
-        self.feeds = Feeds(which, None, which) if settings.loss == "nll" else Feeds(None, which, which)
+        self.feeds = Feeds(None, which, which) if settings.loss == "kl" else Feeds(which, None, which)
+        self.unlearned = None
+        if settings.loss == "npo":  # each answer has a weight of its own: one at a time
+            micro_batch, processes = 1, accelerator.num_processes
+            self.unlearned = NegativePreference(settings.beta, settings.batch_size, processes)
         self.examples, self.positions = examples, Positions(examples, "answer")
         self._collate, _ = choose_collator(model, self.positions, pad_id)
         self._batch_size, self._micro_batch, self._seed = settings.batch_size, micro_batch, seed
@@ -57,6 +62,10 @@ class SourceBatches:
         numbers = [self._order(n // count)[n % count] for n in range(first, first + self._batch_size)]
         mine = [self.examples[number] for number in numbers[self._rank :: self._processes]]
         return [self._collate(mine[i : i + self._micro_batch]) for i in range(0, len(mine), self._micro_batch)]
+
+    def one_by_one(self) -> Iterator[Batch]:
+        """Every example alone."""
+        return (self._collate([example]) for example in self.examples)
 
     def _shuffled(self, turn: int) -> list[int]:
         order = list(range(len(self.examples)))

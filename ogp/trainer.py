@@ -21,6 +21,7 @@ from ogp.engines import DualEngine, Feeds, TokenCounts
 from ogp.gradients import GradientSet
 from ogp.learning_rates import depths, parameter_groups
 from ogp.method import Method, groups_of, used_gradients
+from ogp.original import OriginalEngine, OriginalGradients, OriginalMethod
 from ogp.passes import Passes
 from ogp.reference import ReferenceEngine
 from ogp.rules import OPPOSED, TARGET
@@ -137,18 +138,25 @@ class OGPTrainer(Trainer):
             callbacks=[_Hooks(self), *(callbacks or [])],
         )
         refuse_unsupported(self)
-        if method.engine == "reference" and self.accelerator.num_processes > 1:
-            raise ValueError("`method.engine`: 'reference' runs in one process only: choose 'dual'")
+        if method.engine in ("reference", "original") and self.accelerator.num_processes > 1:
+            raise ValueError(f"`method.engine`: {method.engine!r} runs in one process only: choose 'dual'")
         self.remove_callback(PrinterCallback)  # the record belongs to the caller's callbacks, not to standard output
         # student and teacher may reach the same hidden states by different ways, and differ by their rounding
         dtypes = {p.dtype for p in model.parameters()} | ({torch.bfloat16} if training.precision == "bf16" else set())
         noise = max(method.noise, *(torch.finfo(dtype).eps for dtype in dtypes))
+        as_published = method.engine == "original" and method.rule != "none"
         trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         depth_of = depths(model)
         depth = torch.tensor([depth_of[name] for name, _ in trainable])
-        self.gradients = GradientSet([p for _, p in trainable], groups_of(method.granularity, depth), len(used))
-        self.method = Method(method, self.gradients, depth, noise)
-        kind = DualEngine if method.engine == "dual" else ReferenceEngine
+        gradients = OriginalGradients if as_published else GradientSet
+        self.gradients = gradients([p for _, p in trainable], groups_of(method.granularity, depth), len(used))
+        if as_published:  # its guard is its own, and absolute
+            self.method: Method = OriginalMethod(method, self.gradients, depth, 0.0)
+        else:
+            self.method = Method(method, self.gradients, depth, noise)
+        kind: type[DualEngine] | type[ReferenceEngine] = DualEngine
+        if method.engine != "dual":
+            kind = ReferenceEngine if method.engine == "reference" else OriginalEngine
         engine: DualEngine | ReferenceEngine = kind(
             model, self.gradients, kl_direction=method.kl_direction, autocast=self.accelerator.autocast
         )
@@ -174,6 +182,7 @@ class OGPTrainer(Trainer):
         """Trainer.train, with the engine's forward pass in place for as long as it lasts."""
         self._resumed_from = resume_from_checkpoint
         with self.passes.engine.installed():
+            self.passes.remember(self.model)
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def get_batch_samples(

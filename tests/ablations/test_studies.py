@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 import yaml
 
 from ablations.choices import with_choices
-from ablations.studies import plan_study, study_names, study_path
+from ablations.studies import needs_hub, plan_study, study_names, study_path
 from ogp.config_files import ConfigError
 from ogp.results import SELECT, StudyPlan
 
@@ -180,3 +182,17 @@ def test_a_choice_waits_for_all_its_runs_and_a_part_of_the_grid_has_none(tmp_pat
     assert "without a look at the select split: high" in told
     assert plan_study(child(tmp_path), only=("low", "sft")).choices == {}
     assert plan_study(child(tmp_path), smoke=True).choices == {}
+
+
+def test_all_means_the_embedded_studies(tmp_path: Path) -> None:
+    assert [name for name in study_names() if needs_hub(name)] == ["original"]
+    hub = child(tmp_path, settings={"model": {"source": "org/name"}})
+    assert needs_hub(str(hub))
+
+
+def test_a_study_of_the_hub_says_at_once_that_it_is_away(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "ablations" / "run_all.py"), "--study", "original"]
+    ended = subprocess.run([*command, "--results", str(tmp_path / "r")], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "hf download google/gemma-2b-it" in ended.stdout
+    assert not (tmp_path / "r").exists()
