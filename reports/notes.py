@@ -28,6 +28,7 @@ def notes(study: Study) -> list[str]:
         *study.problems[:PROBLEMS],
         *([f"and {len(study.problems) - PROBLEMS} more problems"] if len(study.problems) > PROBLEMS else []),
         *_mixed(study),
+        *_halved(study),
         *_seeds(study),
         *_noise(study),
         *_judge(study),
@@ -48,6 +49,13 @@ def _mixed(study: Study) -> list[str]:
         if len(values) > 1:
             found.append(f"the runs differ in {name}: {', '.join(value or 'not recorded' for value in values)}")
     return found
+
+
+def _halved(study: Study) -> list[str]:
+    names = [f"{result.arm} seed {result.seed}" for result in study.results if result.halved]
+    if not names:
+        return []
+    return [f"out of memory, done with half the examples per forward pass (other last digits): {_few(names)}"]
 
 
 def _seeds(study: Study) -> list[str]:

@@ -95,6 +95,14 @@ def test_notes_say_when_a_switch_made_no_difference(results: Path, tmp_path: Pat
     assert "single seed: no interval over seeds" in content
 
 
+def test_a_run_done_with_half_the_examples_is_named(results: Path, tmp_path: Path) -> None:
+    assert "half the examples" not in page(results, tmp_path)
+    copy = shutil.copytree(results, tmp_path / "copy")
+    halved = load_result(copy / "always-0").model_copy(update={"halved": True})
+    write_record(copy / "always-0" / RESULT, halved)
+    assert "half the examples per forward pass (other last digits): always seed 0" in page(copy, tmp_path)
+
+
 def damage_torn(folder: Path) -> None:
     path = folder / RESULT
     path.write_bytes(path.read_bytes()[:200])
