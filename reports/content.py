@@ -37,7 +37,9 @@ SECTIONS: dict[Section, tuple[str, str]] = {
     ),
     "replies": (
         "Steps and replies",
-        "Shares of optimizer steps, and of replies that were partial refusals, incoherent or truncated. "
+        "Shares of optimizer steps; means over steps of what the rule removed, of the gradients' cosine, of the cosine "
+        "that the optimizer's own change has with the opposed gradient, and of the opposed loss's change as predicted "
+        "and as measured (where checked); shares of replies that were partial refusals, incoherent or truncated. "
         "Columns without a single case are left out.",
     ),
 }

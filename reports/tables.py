@@ -105,6 +105,14 @@ def build_table(study: Study) -> Table:
     def share(key: str, section: Section, title: str, read: Callable[[RunResult], float | None]) -> Column:
         return column(key, section, "Steps", title, 0, lambda arm: share_cell(arm, read))
 
+    def steps_mean(key: str, title: str) -> Column:
+        """The mean over optimizer steps of one reading of the truth meter."""
+
+        def cell(arm: Arm) -> Cell:
+            return mean_cell(mean(arm, lambda result: _pair(getattr(result.training, key))), 3)
+
+        return column(key, "replies", "Mean over steps", title, 0, cell)
+
     def seconds(arm: Arm) -> Cell:
         return mean_cell(mean(arm, lambda result: _pair(result.training.seconds_per_step)))
 
@@ -123,6 +131,11 @@ def build_table(study: Study) -> Table:
         share("aligned", "replies", "Aligned", lambda result: result.training.aligned),
         share("projected", "replies", "Projected", lambda result: result.training.projected),
         share("skipped", "replies", "Skipped", lambda result: result.training.skipped),
+        steps_mean("removed_fraction", "removed share"),
+        steps_mean("cosine", "cosine of the gradients"),
+        steps_mean("update_cosine", "|cosine| of the update"),
+        steps_mean("predicted_change", "predicted change"),
+        steps_mean("measured_change", "measured change"),
         column("seconds_per_step", "main", "Run", "s/step", -1, seconds),
         column("status", "main", "Run", "Runs", 0, lambda arm: Cell(arm.status)),
     ]

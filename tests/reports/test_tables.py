@@ -145,6 +145,17 @@ def test_the_interval_of_a_mean_over_tasks_covers() -> None:
     assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
 
 
+def test_the_truth_meter_stands_in_the_table_where_it_was_measured(three_seeds: Path) -> None:
+    table = build_table(load_study(three_seeds, "core"))
+    shown = {column.key: column for column in table.section("replies")}
+    assert {"removed_fraction", "cosine", "update_cosine"} <= shown.keys()
+    assert "predicted_change" not in shown, "was not checked in these runs"
+    seeds = [load_result(three_seeds / f"half-{seed}").training.cosine for seed in range(3)]
+    row = table.arms.index("half")
+    assert shown["cosine"].cells[row].value == pytest.approx(np.mean([value for value in seeds if value is not None]))
+    assert shown["cosine"].cells[table.arms.index("sft")].value is None
+
+
 def test_csv_holds_the_numbers(three_seeds: Path) -> None:
     table = build_table(load_study(three_seeds, "core"))
     rows = {row["arm"]: row for row in csv.DictReader(io.StringIO(to_csv(table)))}
