@@ -187,9 +187,9 @@ def _report(console: Console, planned: Sequence[Planned], options: argparse.Name
         written = build(options.results, options.reports, [study.plan.study for study in planned])
     except ValueError as error:
         raise ConfigError(f"the runs are kept, but their report failed: {error}") from error
-    for path in written:
-        if path.suffix != ".svg":
-            console.print(f"wrote {path}", markup=False)
+    for page in (path for path in written if path.suffix in (".html", ".md")):
+        console.print(f"wrote {page}", markup=False)
+    console.print(f"wrote {len(written)} files in {options.reports}", markup=False)
 
 
 if __name__ == "__main__":
