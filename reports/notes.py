@@ -32,6 +32,7 @@ def notes(study: Study) -> list[str]:
         *_seeds(study),
         *_noise(study),
         *_judge(study),
+        *_fewer_on_the_way(study),
         *_same_thing(study),
         *_truth_meter(study),
         *_saturated(study),
@@ -94,6 +95,24 @@ def _judge(study: Study) -> list[str]:
         f"judge against people, {' and '.join(sides)} prompts: found {errors.hits} of {errors.refusals} refusals and "
         f"passed {errors.passed} of {errors.compliances} answers"
         for errors, sides in found.items()
+    ]
+
+
+def _fewer_on_the_way(study: Study) -> list[str]:
+    """Curves whose points ask other prompts than their end bend where nothing did."""
+    name = "over_refusal_rate"
+    asked = {
+        (evaluation.metrics[name].n, result.final().metrics[name].n)
+        for arm in study.trained
+        for result in arm.results
+        for evaluation in result.evaluations
+        if not evaluation.final and name in evaluation.metrics and name in result.final().metrics
+    }
+    return [
+        f"evaluations on the way asked {few} of the {all_of_them} look-alikes that the end asks: figures at equal "
+        "strength mix the two (evaluation.curve_prompts)"
+        for few, all_of_them in sorted(asked)
+        if few < all_of_them
     ]
 
 

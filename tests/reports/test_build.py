@@ -93,6 +93,7 @@ def test_notes_say_when_a_switch_made_no_difference(results: Path, tmp_path: Pat
     assert "always projected the same way as conflicting-only in 100 % of steps: always" in content
     assert "nearly plain SFT, because gradients were aligned in only 0 % of steps: aligned" in content
     assert "single seed: no interval over seeds" in content
+    assert "evaluations on the way asked 16 of the 60 look-alikes" in content
 
 
 def test_a_run_done_with_half_the_examples_is_named(results: Path, tmp_path: Path) -> None:
