@@ -75,4 +75,6 @@ def test_thirty_kills_change_nothing(tiny_folder: Path, tmp_path: Path) -> None:
     last = run(tmp_path / "killed", *seeds)
     assert last.returncode == 0, last.stdout
     assert recorded(tmp_path / "killed" / "results") == expected
-    print(f"{killed} killed, {rounds} grids finished on the way")
+    logs = [path.read_text() for path in (tmp_path / "killed").glob("results/*/run.log")]
+    went_on = sum(log.count("going on from checkpoint") for log in logs)
+    print(f"{killed} killed, {rounds} grids finished on the way, {went_on} times gone on from a checkpoint in the last")
