@@ -16,7 +16,7 @@ from reports.studies import Arm, Study
 
 NEARLY_ALL = 0.95
 MANY_TRUNCATED = 0.1
-TURNED_BACK = 0.05
+TURNED_BACK = 0.01
 MANY_INCOHERENT = 0.05
 SHOWN = 8  # names in one note
 PROBLEMS = 50

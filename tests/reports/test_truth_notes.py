@@ -23,7 +23,7 @@ ARMS = (
     ("meter", "said"),
     [
         ({"update_cosine": 0.2}, {"always": "the step AdamW made of it was not (mean |cosine| 0.20)"}),
-        ({"update_cosine": 0.01}, {}),
+        ({"update_cosine": 0.005}, {}),
         (
             {"predicted_change": -0.01, "measured_change": 0.03},
             {"always": "changed by +0.03 nats per token a step where its gradient says -0.01"},
