@@ -95,6 +95,9 @@ class TrainingSettings(Settings):
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward passes (less memory)"
     )
+    compile: bool = Field(
+        False, description="torch.compile for the decoder's layers: pays on long runs; needs a C++ compiler"
+    )
     layer_multipliers: tuple[float, ...] | None = Field(
         None, description="learning-rate factors of equal-depth buckets, first to last; the original: 0.25 0.5 0.75 1.0"
     )

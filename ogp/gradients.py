@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import combinations_with_replacement, zip_longest
 from typing import Any
 
@@ -27,25 +28,36 @@ class GradientSet:
         parameters: the trainable parameters, in a fixed order.
         groups: for each parameter the number of the group it shares one projection with, 0 .. n - 1.
         others: k, the gradients beside the target.
+        stored_as: dtype the others are held in, instead of the parameters' own; inner products are as precise.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], groups: Sequence[int], others: int = 1) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        groups: Sequence[int],
+        others: int = 1,
+        stored_as: torch.dtype | None = None,
+    ) -> None:
         assert len(parameters) == len(groups)
         self.parameters = list(parameters)
         self.groups = torch.tensor(list(groups), dtype=torch.long)
         self.others: list[list[Tensor | None]] = [[None] * len(self.parameters) for _ in range(others)]
+        self.stored_as = stored_as
 
     @contextmanager
     def in_place(self, which: int) -> Iterator[None]:
         """Within it `p.grad` is the accumulator of gradient `which`, so that a backward pass and its hooks fill it."""
         if which == TARGET:
             yield
-            return
-        self._swap(which)
-        try:
-            yield
-        finally:
+        elif self.stored_as is not None:
+            with self._moved_out(self.others[which - OPPOSED]):
+                yield
+        else:
             self._swap(which)
+            try:
+                yield
+            finally:
+                self._swap(which)
 
     def products(self) -> Tensor:
         """[tensors, 1 + k, 1 + k] float64 on the CPU: inner products of all gradients, tensor by tensor; missing: 0."""
@@ -88,6 +100,30 @@ class GradientSet:
     def clear(self) -> None:
         """Forget all gradients but the target, after the optimizer step."""
         self.others = [[None] * len(self.parameters) for _ in self.others]
+
+    @contextmanager
+    def _moved_out(self, held: list[Tensor | None]) -> Iterator[None]:
+        """Within it every gradient is added to `held` as soon as it is whole, so that it never stands beside others."""
+
+        def move(number: int, p: Tensor) -> None:
+            if p.grad is not None:
+                before, held[number] = held[number], p.grad.to(self.stored_as)
+                if before is not None:
+                    held[number] = before.add_(p.grad)
+                p.grad = None
+
+        targets = [p.grad for p in self.parameters]
+        for p in self.parameters:
+            p.grad = None
+        handles = [p.register_post_accumulate_grad_hook(partial(move, i)) for i, p in enumerate(self.parameters)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for number, (p, target) in enumerate(zip(self.parameters, targets, strict=True)):
+                move(number, p)  # FSDP2 leaves a gradient without calling the hook
+                p.grad = target
 
     def _swap(self, which: int) -> None:
         held = self.others[which - OPPOSED]

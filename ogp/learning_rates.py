@@ -71,6 +71,11 @@ def layer_factor(
     return 1.0 if layer_decay is None else float(layer_decay ** (deepest - depth))
 
 
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The decoder's layers, first to last."""
+    return _decoder(model)[1]
+
+
 def _decoder(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """Path and module of the longest list of layers; lists inside a layer (experts) do not count."""
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]

@@ -103,15 +103,23 @@ class MethodSettings(Settings):
     kl_positions: Literal["answer", "nonpad", "all"] = Field(
         "answer", description="tokens of the training batch that carry kl; all includes padding, as the original does"
     )
-    engine: Literal["dual", "reference", "original"] = Field(
-        "dual",
-        description="how the gradients are obtained: dual is fast, reference is slow and obvious, "
-        "original is the published script's arithmetic",
+    engine: Literal["auto", "dual", "ghost", "reference", "original"] = Field(
+        "auto",
+        description="how the gradients are obtained: dual is fast; ghost is faster for few tokens, in one process, as "
+        "long as nothing asks for the opposed gradient itself; auto: the cheaper one of these; reference is slow and "
+        "obvious; original is the published script's arithmetic",
+    )
+    stored_as: Literal["weights", "bfloat16"] = Field(
+        "weights",
+        description="dtype the gradients beside the target's wait in: that of the weights, or bfloat16 for less memory",
     )
     noise: float = Field(
         1e-4,
         ge=0,
         description="leave gradients alone whose norm is at most noise * |g_target|: at step 0 they are rounding noise",
+    )
+    update_cosine_every: int = Field(
+        1, ge=0, description="steps between cosines of the change AdamW made with the other gradients; 0 never"
     )
     check_every: int = Field(
         4,

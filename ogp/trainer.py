@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,15 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from ogp.batches import Batch, Example, Positions
 from ogp.causal_lm import choose_collator
+from ogp.compiled import compiled_layers, refuse_uncompilable
 from ogp.config import MethodSettings, TrainingSettings
 from ogp.distributed import refuse_unsupported, world_size
+from ogp.engine_choice import choose_engine, make_engine
 from ogp.engines import DualEngine, Feeds, TokenCounts
-from ogp.gradients import GradientSet
 from ogp.learning_rates import depths, parameter_groups
 from ogp.method import Method, groups_of, used_gradients
-from ogp.original import OriginalEngine, OriginalGradients, OriginalMethod
+from ogp.original import OriginalMethod
 from ogp.passes import Passes
-from ogp.reference import ReferenceEngine
 from ogp.rules import OPPOSED, TARGET
 from ogp.source_batches import SourceBatches, own_data
 from ogp.teacher_cache import Progress
@@ -104,7 +105,6 @@ class OGPTrainer(Trainer):
         train_dataset: each example's `index` is its position in it.
         teacher_cache_dir: shared by all runs on the same starting model and data.
         sources: for each of `used_gradients(method)` with data of its own, in order, its examples.
-        update_cosine_every: steps between two values of `update_cosine`; 0 never computes it.
         progress: told (rows done, rows in all) while the teacher cache is built.
     """
 
@@ -119,10 +119,9 @@ class OGPTrainer(Trainer):
         processing_class: Any = None,
         callbacks: list[TrainerCallback] | None = None,
         sources: Sequence[Sequence[Example]] = (),
-        update_cosine_every: int = 1,
         progress: Progress | None = None,
     ) -> None:
-        self.training_settings, self.update_cosine_every = training, update_cosine_every
+        self.training_settings = training
         used = used_gradients(method)
         own = next((which for which, gradient in enumerate(used, OPPOSED) if gradient.data is None), None)
         positions = Positions(train_dataset, method.kl_positions if own else "answer")
@@ -138,8 +137,8 @@ class OGPTrainer(Trainer):
             callbacks=[_Hooks(self), *(callbacks or [])],
         )
         refuse_unsupported(self)
-        if method.engine in ("reference", "original") and self.accelerator.num_processes > 1:
-            raise ValueError(f"`method.engine`: {method.engine!r} runs in one process only: choose 'dual'")
+        if training.compile:
+            refuse_uncompilable(self.accelerator.num_processes)
         self.remove_callback(PrinterCallback)  # the record belongs to the caller's callbacks, not to standard output
         # student and teacher may reach the same hidden states by different ways, and differ by their rounding
         dtypes = {p.dtype for p in model.parameters()} | ({torch.bfloat16} if training.precision == "bf16" else set())
@@ -148,18 +147,23 @@ class OGPTrainer(Trainer):
         trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         depth_of = depths(model)
         depth = torch.tensor([depth_of[name] for name, _ in trainable])
-        gradients = OriginalGradients if as_published else GradientSet
-        self.gradients = gradients([p for _, p in trainable], groups_of(method.granularity, depth), len(used))
+        usual = [train_dataset[i] for i in range(min(training.batch_size, len(train_dataset)))]
+        step = [collator(usual[i : i + training.micro_batch]) for i in range(0, len(usual), training.micro_batch)]
+        self.engine_name, why = choose_engine(method, model, step, len(used), self.accelerator.num_processes)
+        logger.info("engine is %s: %s", self.engine_name, why)
+        engine, self.gradients = make_engine(
+            self.engine_name,
+            model,
+            [p for _, p in trainable],
+            groups_of(method.granularity, depth),
+            len(used),
+            method,
+            self.accelerator.autocast,
+        )
         if as_published:  # its guard is its own, and absolute
             self.method: Method = OriginalMethod(method, self.gradients, depth, 0.0)
         else:
             self.method = Method(method, self.gradients, depth, noise)
-        kind: type[DualEngine] | type[ReferenceEngine] = DualEngine
-        if method.engine != "dual":
-            kind = ReferenceEngine if method.engine == "reference" else OriginalEngine
-        engine: DualEngine | ReferenceEngine = kind(
-            model, self.gradients, kl_direction=method.kl_direction, autocast=self.accelerator.autocast
-        )
         taken = [
             SourceBatches(
                 *one, model, pad_id, micro_batch=training.micro_batch, seed=args.seed, accelerator=self.accelerator
@@ -181,7 +185,8 @@ class OGPTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """Trainer.train, with the engine's forward pass in place for as long as it lasts."""
         self._resumed_from = resume_from_checkpoint
-        with self.passes.engine.installed():
+        compiled = compiled_layers(self.model) if self.training_settings.compile else nullcontext()
+        with compiled, self.passes.engine.installed():
             self.passes.remember(self.model)
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
@@ -229,7 +234,7 @@ class OGPTrainer(Trainer):
     def after_optimizer_step(self) -> None:
         """Measure the update that was applied, and where the rule is about it correct it; forget what is done with."""
         step, record, settings = self.state.global_step, self._record, self.method.settings
-        every, check = self.update_cosine_every, settings.check_every
+        every, check = settings.update_cosine_every, settings.check_every
         due = bool(check) and (step + 1) % check == 0 and self.method.fresh and settings.ema == 0
         wanted = due or settings.space == "update" or (every and step % every == 0 and record.get("alignment"))
         products = None

@@ -81,6 +81,7 @@ def run(
     opposed: Any = "answer",
     direction: Any = "forward",
     examples: Sequence[Example] = EXAMPLES,
+    stored_as: torch.dtype | None = None,
 ) -> tuple[GradientSet, float, float]:
     """The pair, after one step's micro-batches of an engine that has `model` as teacher and then nudged as student.
 
@@ -88,8 +89,8 @@ def run(
     """
     positions = Positions(examples, opposed)
     parameters = trainable(model)
-    make_pair = GhostPair if kind is GhostEngine else GradientSet
-    pair = make_pair(parameters, [0] * len(parameters))
+    groups = [0] * len(parameters)
+    pair = GhostPair(parameters, groups) if kind is GhostEngine else GradientSet(parameters, groups, 1, stored_as)
     engine: Any = kind(model, pair, kl_direction=direction)  # type: ignore[arg-type]
     if isinstance(engine, DualEngine):
         engine.load_teacher(model, examples, positions, cache)
