@@ -103,8 +103,8 @@ def expected_cost(method: MethodSettings, model: nn.Module, step: Sequence[Batch
 
 def _obstacle(method: MethodSettings, others: int, processes: int) -> str | None:
     """Why the ghost engine cannot do what `method` asks for."""
-    if others != 1:
-        return f"takes one gradient beside the target's, and `method.gradients` has {others}"
+    if others != 1 or method.gradients[0].data is not None:
+        return "takes one gradient beside the target's, on the training batch: `method.gradients` says otherwise"
     if processes > 1:
         return "runs in one process only"
     if method.refresh > 1 or method.ema > 0:

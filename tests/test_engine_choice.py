@@ -13,7 +13,8 @@ import ogp.ghost
 from ogp.config import TrainingSettings
 from ogp.engine_choice import choose_engine, expected_cost
 from ogp.engines import DualEngine
-from ogp.method_settings import MethodSettings
+from ogp.method_settings import GradientSettings, MethodSettings
+from ogp.pairs_settings import PairsSettings
 from ogp.rules import orthogonal
 from ogp.trainer import OGPTrainer, make_training_arguments
 from tests import tiny
@@ -49,10 +50,14 @@ def test_forming_the_opposed_gradient_for_diagnostics_counts() -> None:
     assert expected_cost(MethodSettings(**QUIET), adapted, step) == pytest.approx(1.0, abs=0.02)
 
 
+OWN = GradientSettings(data=PairsSettings(source="embedded:look-alikes"), loss="nll")
+
+
 @pytest.mark.parametrize(
     ("settings", "others", "processes", "words"),
     [
         ({}, 2, 1, "takes one gradient beside the target's"),
+        ({"gradients": (OWN,)}, 1, 1, "on the training batch"),
         ({}, 1, 2, "runs in one process only"),
         ({"refresh": 3}, 1, 1, "forms no gradient that `method.refresh`"),
         ({"ema": 0.5}, 1, 1, "forms no gradient that `method.refresh` or `method.ema`"),
