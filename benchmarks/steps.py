@@ -22,6 +22,7 @@ from ogp.applied_update import update_products
 from ogp.batches import IGNORE, Batch, Positions
 from ogp.causal_lm import adapter_off, base_causal_lm, head_of, hidden_states
 from ogp.engines import DualEngine, TokenCounts
+from ogp.ghost import GhostEngine, GhostPair
 from ogp.gradients import GradientSet
 from ogp.rules import OPPOSED, orthogonal
 from ogp.trainer import choose_collator
@@ -71,14 +72,15 @@ def sft_linear_cross_entropy(workload: Workload, cache: Path) -> Step:
     return step
 
 
-def dual(workload: Workload, cache: Path, *, update_cosine: bool = False) -> Step:
+def dual(workload: Workload, cache: Path, *, update_cosine: bool = False, few_tokens: bool = False) -> Step:
     """Ours, as `OGPTrainer` runs it: layout chosen by it, warm teacher cache, global projection, diagnostics."""
     model, optimizer = workload.model, workload.optimizer
     positions = Positions(workload.examples, "answer")
     collate, _ = choose_collator(model, positions, workload.pad_id)
     parameters = trainable(model)
-    pair = GradientSet(parameters, [0] * len(parameters))
-    engine = DualEngine(model, pair, kl_direction="forward")
+    pair = (GhostPair if few_tokens else GradientSet)(parameters, [0] * len(parameters))
+    kind = GhostEngine if few_tokens else DualEngine
+    engine = kind(model, pair, kl_direction="forward")  # type: ignore[arg-type]  # each engine gets its own pair
     engine.load_teacher(model, workload.examples, positions, cache)
     steps = cycle([[collate(part) for part in workload.parts(examples)] for examples in workload.batches])
 
@@ -108,6 +110,11 @@ def dual(workload: Workload, cache: Path, *, update_cosine: bool = False) -> Ste
 def dual_with_update_cosine(workload: Workload, cache: Path) -> Step:
     """`dual` and the diagnostic that OGPTrainer takes after every step unless told otherwise."""
     return dual(workload, cache, update_cosine=True)
+
+
+def ghost(workload: Workload, cache: Path) -> Step:
+    """Ours for few tokens: the same losses and projection, each weight's gradient formed once."""
+    return dual(workload, cache, few_tokens=True)
 
 
 def original(workload: Workload, cache: Path) -> Step:
@@ -150,7 +157,7 @@ def competitors(workload_name: str) -> dict[str, SetUp]:
     peers: dict[str, list[SetUp]] = {
         "full": [sft_linear_cross_entropy, dual_with_update_cosine, original, two_forwards],
         "lora": [dual_with_update_cosine, original],
-        "short": [original],
+        "short": [ghost, original],
         "study": [],
     }
     found = {set_up.__name__: set_up for set_up in core + peers[workload_name]}

@@ -17,7 +17,7 @@ from ogp.embedded import original_model
 from ogp.trainer import choose_collator
 
 ROUNDS = 9
-MEMORY = {"full": ("sft", "dual", "original"), "lora": (), "short": ("sft", "dual"), "study": ()}
+MEMORY = {"full": ("sft", "dual", "original"), "lora": (), "short": ("sft", "dual", "ghost"), "study": ()}
 """Whose peak memory is measured, each in a process of its own."""
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import ogp.ghost
 from benchmarks import steps
-from benchmarks.measure import CORE, PEER_EVERY, Race
+from benchmarks.measure import OURS, PEER_EVERY, Race
 from benchmarks.workloads import (
     Workload,
     expected_flop_ratio,
@@ -82,6 +83,14 @@ def test_flops_are_those_of_the_cost_model(kind: str, tmp_path: Path) -> None:
     assert race.flops["dual"] / race.flops["sft"] == pytest.approx(expected, rel=0.03)
 
 
+def test_for_few_tokens_the_update_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ogp.ghost, "pays", lambda *sizes: True)  # these weights are too small for it
+    loss, expected = gradients_of(steps.dual, "full", tmp_path)
+    same_loss, found = gradients_of(steps.ghost, "full", tmp_path)
+    assert same_loss == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_ours_takes_the_loss_of_stock_training_and_another_gradient(kind: str, tmp_path: Path) -> None:
     loss, found = gradients_of(steps.dual, kind, tmp_path)
@@ -104,7 +113,7 @@ def test_the_core_runs_in_every_round_and_the_peers_in_every_third(tmp_path: Pat
         race.round()
     for name, competitor in race.record().items():
         timed = [seconds is not None for seconds in competitor["seconds"]]
-        assert timed == [name in CORE or number % PEER_EVERY == 0 for number in range(PEER_EVERY + 1)]
+        assert timed == [name in OURS or number % PEER_EVERY == 0 for number in range(PEER_EVERY + 1)]
         for whole, part in zip(competitor["seconds"], competitor["optimizer_seconds"], strict=True):
             assert whole is part is None or 0 < part < whole
 
