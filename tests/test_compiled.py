@@ -16,9 +16,10 @@ from tests.asserts import assert_same_gradients
 from tests.oracle import EXAMPLES, make, outcome
 from tests.test_engine_choice import trained
 
-pytestmark = pytest.mark.filterwarnings(  # torch 2.13 loading its own compiler
-    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
-)
+pytestmark = [  # torch 2.13's compiler, about itself
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+]
 
 
 @pytest.mark.slow
