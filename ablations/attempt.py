@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ogp.progress import read_state
 
+POLL_SECONDS = 0.5
 GRACE_SECONDS = 10.0
 KERNEL_COUNTERS = Path("/proc/vmstat")
 

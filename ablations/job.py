@@ -30,6 +30,10 @@ class Job:
     message: str = ""
     seconds: float = 0.0
     """Of the latest try in this command."""
+    processes: int = 1
+    """Processes that train the run together, one per GPU."""
+    sharded: bool = False
+    """They share its weights (FSDP2) instead of holding copies (DDP)."""
     halved: bool = False
     """The next, or last, try takes half the examples per forward pass."""
     progress: dict[str, Any] = field(default_factory=dict)
@@ -43,6 +47,8 @@ class Job:
     def command(self) -> list[str]:
         """The subprocess that executes the run; it needs `folder` with its settings, and nothing else of the runner."""
         command = [sys.executable, "-m", "ogp.cli", "train", str(self.folder / CONFIG), "--out", str(self.folder)]
+        if self.processes > 1:
+            command += ["--processes", str(self.processes)] + ["--sharded"] * self.sharded
         return [*command, "--halved"] if self.halved else command
 
 
@@ -90,6 +96,11 @@ def settle(job: Job, ended: Ended) -> None:
         _move(job, "failed", status.message or "the run returned without a result")
     else:
         _move(job, "failed", f"exit code {ended.code}: {last_line(job.log)}")
+
+
+def give_up(job: Job, message: str) -> None:
+    """Record that the job cannot be executed, for a reason its subprocess knows nothing of."""
+    _move(job, "failed", message)
 
 
 def wants_another_try(job: Job) -> bool:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations.attempt import Attempt, stop
+from ablations.attempt import POLL_SECONDS, Attempt, stop
 from ablations.job import Job, begin, settle, wants_another_try
+from ogp.config_files import ConfigError
 
-POLL_SECONDS = 0.5
 RUN_MEMORY = 8 << 30  # bytes a run may need; bounds how many run side by side
 
 
@@ -23,17 +23,27 @@ class Slot:
     devices: str | None = None
 
 
-def slots(workers: int) -> list[Slot]:
-    """The cores, and the GPUs where there are any, shared out to `workers` runs."""
+def slots(workers: int, processes: int = 1) -> list[Slot]:
+    """The cores, and the GPUs where there are any, shared out to `workers` runs of `processes` processes each.
+
+    Errors: `ConfigError` where a run is to have more processes than there are GPUs.
+    """
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
     gpus = visible_gpus()
-    return [Slot(threads, gpus[place % len(gpus)] if gpus else None) for place in range(workers)]
+    if not gpus:
+        return [Slot(threads) for _ in range(workers)]
+    if len(gpus) < processes:
+        raise ConfigError(f"--processes-per-run {processes}: there are {len(gpus)} GPUs, and each process needs one")
+    sets = [gpus[first : first + processes] for first in range(0, len(gpus) - processes + 1, processes)]
+    return [Slot(threads, ",".join(sets[place % len(sets)])) for place in range(workers)]
 
 
-def default_workers() -> int:
-    """Runs side by side: as many as visible GPUs, or as cores and memory allow (one thread per run scales best)."""
+def default_workers(processes: int = 1) -> int:
+    """Runs side by side: as many as GPUs allow, or as cores and memory do (one thread per process scales best)."""
+    if visible_gpus():
+        return max(1, len(visible_gpus()) // processes)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return len(visible_gpus()) or max(1, min(len(os.sched_getaffinity(0)), memory // RUN_MEMORY))
+    return max(1, min(len(os.sched_getaffinity(0)), memory // RUN_MEMORY) // processes)
 
 
 def visible_gpus() -> list[str]:

@@ -18,9 +18,9 @@ from ablations.attempt import start  # noqa: E402
 from ablations.choices import with_choices  # noqa: E402
 from ablations.display import clock, watch  # noqa: E402
 from ablations.estimate import estimate_seconds  # noqa: E402
+from ablations.executors import add_arguments, check, executor  # noqa: E402
 from ablations.interruption import Interrupted, interruptible  # noqa: E402
 from ablations.job import Job, take_stock  # noqa: E402
-from ablations.local_executor import default_workers, run_jobs, slots  # noqa: E402
 from ablations.studies import Planned, needs_hub, plan_study, study_names, study_path  # noqa: E402
 from ogp.config_files import ConfigError, to_yaml  # noqa: E402
 from ogp.hub import HubError, check_sources  # noqa: E402
@@ -37,13 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console = Console(soft_wrap=True, highlight=False)
     try:
+        check(options)
         planned = [
             plan_study(
                 study_path(name), seeds=options.seeds, only=options.only, smoke=options.smoke, assignments=options.set
             )
             for name in _chosen_studies(console, options.study)
         ]
-        jobs = _jobs(planned, options.results)
+        jobs = _jobs(planned, options)
         _take_stock(jobs, options)
         if options.dry_run:
             _show_plan(console, planned, jobs, options.workers)
@@ -81,20 +82,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reports", type=Path, default=ROOT / "reports" / "latest", help="folder of tables and figures"
     )
-    parser.add_argument(
-        "--workers", type=int, default=default_workers(), help="runs side by side; cores are shared out"
-    )
     parser.add_argument("--retry-failed", action="store_true", help="also try runs again that failed before")
-    parser.add_argument(
-        "--patience", type=float, default=30.0, help="minutes without a sign of life after which a run is ended"
-    )
+    add_arguments(parser)
     return parser
 
 
-def _jobs(planned: Sequence[Planned], results: Path) -> list[Job]:
+def _jobs(planned: Sequence[Planned], options: argparse.Namespace) -> list[Job]:
     """One job per distinct run, over all studies."""
     configs = {identity: config for study in planned for identity, config in study.configs.items()}
-    return [Job(identity, config, results / identity) for identity, config in configs.items()]
+    results = options.results.absolute()  # as another machine can name it
+    return [
+        Job(identity, config, results / identity, processes=options.processes_per_run, sharded=options.sharded)
+        for identity, config in configs.items()
+    ]
 
 
 def _take_stock(jobs: Sequence[Job], options: argparse.Namespace) -> None:
@@ -117,13 +117,9 @@ def _show_plan(console: Console, planned: Sequence[Planned], jobs: Sequence[Job]
 
 
 def _execute(console: Console, planned: Sequence[Planned], jobs: list[Job], options: argparse.Namespace) -> int:
-    if options.workers < 1:
-        raise ConfigError(f"--workers {options.workers}: give at least 1")
-    if not options.patience > 0:
-        raise ConfigError(f"--patience {options.patience}: give a number of minutes above 0")
-    for job in jobs:
-        if job.state == "queued":
-            check_sources(job.config)
+    asked = [job.config.model_copy(update={"seed": 0}) for job in jobs if job.state == "queued"]
+    for config in {config.model_dump_json(): config for config in asked}.values():
+        check_sources(config)
     for folder in (options.results, options.reports):  # found out now, and not after hours of training
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
@@ -134,9 +130,10 @@ def _execute(console: Console, planned: Sequence[Planned], jobs: list[Job], opti
         _take_stock(jobs, options)  # another runner may have been at work until the lock was ours
         queued = [job for job in jobs if job.state == "queued"]
         if queued:
-            _prepare(console, queued, options.results)
-            with watch(console, jobs, _time_left(jobs, options.workers)) as changed:
-                run_jobs(jobs, slots(options.workers), patience=60 * options.patience, changed=changed)
+            with executor(options) as chosen:
+                _prepare(console, queued, options.results)
+                with watch(console, jobs, _time_left(jobs, chosen.side_by_side)) as changed:
+                    chosen.run(jobs, changed=changed)
         for study in planned:
             plan, told = with_choices(study.plan, study.choices, options.results)
             write_record(options.results / f"{plan.study}.study.json", plan)

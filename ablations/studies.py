@@ -15,7 +15,7 @@ from ablations.choices import Choice
 from ogp.config import Name, RunConfig, Settings
 from ogp.config_files import ConfigError, merge, read_yaml, set_value, validate
 from ogp.hub import on_hub
-from ogp.identity import run_id
+from ogp.identity import run_ids
 from ogp.results import PlannedRun, StudyPlan
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -127,11 +127,12 @@ def plan_study(
 
     choices = {key: each for key, each in study.choices.items() if set(each.among) <= set(arms)}
     common = merge(read_yaml(CONFIGS / "base.yaml"), study.settings)
-    rows = [(key, arm, True, seeds[0]) for key, arm in study.references.items()]
-    rows += [(key, arm, False, seed) for key, arm in arms.items() for seed in seeds]
-    configs: dict[str, RunConfig] = {}
-    runs: list[PlannedRun] = []
-    for key, arm, reference, seed in rows:
+    if min(seeds) < 0:
+        raise ConfigError(f"--seeds {min(seeds)}: seeds are 0 or more")
+    rows = [(key, arm, True, seeds[:1]) for key, arm in study.references.items()]
+    rows += [(key, arm, False, seeds) for key, arm in arms.items()]
+    planned: list[tuple[str, Arm, bool, RunConfig]] = []
+    for key, arm, reference, of_arm in rows:
         settings = merge(common, arm.settings)
         if smoke:
             settings = merge(settings, study.smoke.settings)
@@ -139,11 +140,17 @@ def plan_study(
             settings = set_value(settings, assignment)
         if reference:
             settings = merge(settings, {"training": {"steps": 0}})
-        settings |= {"study": name, "arm": key, "seed": seed}
+        settings |= {"study": name, "arm": key}
         config = validate(RunConfig, settings, f"{path}: arm `{key}`")
-        identity = run_id(config)
+        planned += [(key, arm, reference, config.model_copy(update={"seed": seed})) for seed in of_arm]
+
+    configs: dict[str, RunConfig] = {}
+    runs: list[PlannedRun] = []
+    identities = run_ids(config for *_, config in planned)
+    for (key, arm, reference, config), identity in zip(planned, identities, strict=True):
         configs.setdefault(identity, config)
-        runs.append(PlannedRun(arm=key, description=arm.description, reference=reference, seed=seed, run_id=identity))
+        description, seed = arm.description, config.seed
+        runs.append(PlannedRun(arm=key, description=description, reference=reference, seed=seed, run_id=identity))
     return Planned(
         StudyPlan(study=name, question=study.question, base_arm=study.base, runs=tuple(runs)), configs, choices
     )

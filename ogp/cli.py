@@ -13,6 +13,7 @@ from ogp.exit_codes import DIVERGED, DONE, machine_fault
 from ogp.gate.command import add_arguments as add_gate_arguments
 from ogp.gate.command import main as gate_main
 from ogp.hub import check_sources
+from ogp.launch import launch, launched
 from ogp.redaction import guard_output
 
 
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: of a run one of `ogp.exit_codes`; else 0, or 2 for something to mend, told without a traceback."""
     guard_output()
     options = _parser().parse_args(arguments)
+    options.words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         return int(options.command(options))
     except ValueError as error:
@@ -61,7 +63,11 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     add("prepare", _prepare, "make the embedded models a run needs (once)", folder=False)
-    add("train", _train, "fine-tune, evaluate and record one run", folder=True)
+    train = add("train", _train, "fine-tune, evaluate and record one run", folder=True)
+    train.add_argument("--processes", type=int, default=1, metavar="N", help="train in N processes, one per GPU")
+    train.add_argument(
+        "--sharded", action="store_true", help="share weights and optimizer out to them (FSDP2) instead of copies (DDP)"
+    )
     add("evaluate", _evaluate, "evaluate a model without training it", folder=True)
     add("config", _config, "print the settings a run would use", folder=False)
     rejudge = commands.add_parser("rejudge", help="judge saved completions again, without a model")
@@ -116,10 +122,22 @@ def _prepare(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     config = _settings(options)  # before seconds of imports: mistakes are told at once
     check_sources(config)
+    if options.processes > 1 and not launched():
+        return launch([sys.executable, "-m", "ogp.cli", *options.words], options.processes, sharded=options.sharded)
+    return _run(config, options)
+
+
+def _run(config: RunConfig, options: argparse.Namespace) -> int:
+    from ogp.distributed import is_first, world_size
+    from ogp.follower import follow
     from ogp.run import prepare, run_experiment
 
     try:
-        prepare(config)
+        if world_size() == 1:  # several processes cannot make a model together: they say that it has to be there
+            prepare(config)
+        if not is_first():
+            follow(config, options.out, halved=options.halved)
+            return DONE
         result = run_experiment(config, options.out, halved=options.halved)
     except Exception as error:
         fault = machine_fault(error, options.out)
@@ -134,7 +152,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     options.set = [*options.set, "training.steps=0"]
-    return _train(options)
+    return _run(_settings(options), options)
 
 
 def _config(options: argparse.Namespace) -> int:

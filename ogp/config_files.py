@@ -114,11 +114,13 @@ def validate(kind: type[Model], settings: Mapping[str, Any], origin: str) -> Mod
 
     Settings are recorded, hashed and shown, so one that holds an access token is refused.
     """
-    _refuse_secrets(settings, origin, [])
     try:
         text = json.dumps(settings, allow_nan=True)
     except TypeError as error:
         raise ConfigError(f"{origin}: {error}: use plain numbers, text, lists and mappings (quote dates)") from error
+    readable = json.dumps(settings, ensure_ascii=False)
+    if redact(readable) != readable:  # all of it at once: a grid validates thousands
+        _refuse_secrets(settings, origin, [])
     try:
         return kind.model_validate_json(text)  # JSON mode: strict types, and lists for tuples
     except ValidationError as error:

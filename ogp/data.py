@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 PROMPTS = Path(__file__).parent / "prompts"
 SIDES = ("look_alikes", "harmful", "ordinary")
@@ -109,7 +112,8 @@ def neutralise(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 def encode(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], max_tokens: int) -> list[dict[str, Any]]:
     """Examples {index, input_ids, labels}: labels are -100 on the prompt, the answer and its end-of-turn are learnt.
 
-    Examples longer than `max_tokens` are left out; `DataError` when none is left.
+    Examples longer than `max_tokens` are left out; `DataError` when none is left. What is odd about the data is counted
+    in the log.
     """
     examples: list[dict[str, Any]] = []
     for pair in pairs:
@@ -120,7 +124,21 @@ def encode(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], max_tokens
             examples.append({"index": len(examples), "input_ids": prompt + answer, "labels": labels})
     if not examples:
         raise DataError(f"`data.max_tokens`: none of {len(pairs)} examples fits into {max_tokens} tokens: raise it")
+    odd = _oddities(tokenizer, pairs, len(pairs) - len(examples), max_tokens)
+    if odd:
+        logger.warning("training data: %s", "; ".join(odd))
     return examples
+
+
+def _oddities(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], too_long: int, max_tokens: int) -> list[str]:
+    texts = [(pair.prompt, pair.answer) for pair in pairs]
+    control = [sum((prompt + answer).count(t) for t in tokenizer.all_special_tokens if t) for prompt, answer in texts]
+    told = {
+        f"{too_long} of {len(pairs)} examples are longer than {max_tokens} tokens and left out": too_long,
+        f"{len(texts) - len(set(texts))} are repeated": len(texts) - len(set(texts)),
+        f"{sum(control)} control tokens in {sum(map(bool, control))} of them were broken up": sum(control),
+    }
+    return [text for text, count in told.items() if count]
 
 
 def _answer_turn(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> str:

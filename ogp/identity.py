@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+import subprocess
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +20,7 @@ PACKAGE = Path(__file__).parent
 # Modules that draw, parse or file things but decide no number; a change in them leaves finished runs valid.
 UNDECIDING = {
     *("checkpoints.py", "clean.py", "cli.py", "config_files.py", "doctor", "exit_codes.py", "gate", "hub.py"),
-    *("identity.py", "judge_errors.py", "network.py", "progress.py", "redaction.py", "results.py"),
+    *("identity.py", "judge_errors.py", "launch.py", "network.py", "progress.py", "redaction.py", "results.py"),
     *("results_lock.py", "run_state.py", "status.py", "tracking.py"),
 }
 LIBRARIES = ("torch", "transformers", "peft", "lm_eval")
@@ -26,8 +28,17 @@ LIBRARIES = ("torch", "transformers", "peft", "lm_eval")
 
 def run_id(config: RunConfig) -> str:
     """16 hex digits: equal when settings, starting model, data, deciding code and library versions are equal."""
-    parts = [config.decisive(), model_key(config.model.source), _data_key(config), code_key(), library_versions()]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
+    return next(run_ids([config]))
+
+
+def run_ids(configs: Iterable[RunConfig]) -> Iterator[str]:
+    """`run_id` of many: what they have in common is read once."""
+    key_of_model, digest = cache(model_key), cache(digest_of)
+    common = [[digest(path) for path in _own_data()], code_key(), library_versions()]
+    for config in configs:
+        given = [digest(path) for path in _given_data(config)]
+        parts = [config.decisive(), key_of_model(config.model.source), given, *common]
+        yield hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
 
 
 def library_versions() -> dict[str, str]:
@@ -64,12 +75,17 @@ def _folder_key(folder: Path) -> str:
     return hashed.hexdigest()
 
 
-def _data_key(config: RunConfig) -> list[str]:
-    paths = sorted(PACKAGE.glob("prompts/*.jsonl")) + sorted((PACKAGE / "evaluation" / "tasks").iterdir())
+def _own_data() -> list[Path]:
+    """The project's prompts and tasks."""
+    found = [*PACKAGE.glob("prompts/*.jsonl"), *(PACKAGE / "evaluation" / "tasks").iterdir()]
+    return sorted(path for path in found if path.is_file())
+
+
+def _given_data(config: RunConfig) -> list[Path]:
+    """Files that the settings name."""
     parts = [config.evaluation, *((config.data, config.method) if config.training.steps else ())]
     named = sorted({source for part in parts for kind, source, _ in sources(part) if kind == "dataset"})
-    paths += [Path(source).expanduser() for source in named]
-    return [digest_of(path) for path in paths if path.is_file()]
+    return [path for path in (Path(source).expanduser() for source in named) if path.is_file()]
 
 
 @cache
@@ -87,3 +103,18 @@ def code_key() -> str:
 
 def _deciding_modules() -> Iterator[Path]:
     return (path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] not in UNDECIDING)
+
+
+def commit() -> str:
+    """Commit of the checkout ogp runs from, with `+` when its tracked files were changed; `unknown` outside one."""
+    if "OGP_COMMIT" in os.environ:  # set by a runner that has sent the code without its history
+        return os.environ["OGP_COMMIT"]
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run(
+            [*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.strip() + ("+" if changed else "")

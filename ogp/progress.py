@@ -44,6 +44,13 @@ class Progress:
         self._written = time.monotonic()
 
 
+class Silent(Progress):
+    """Of a process that is not the one to speak."""
+
+    def beat(self) -> None:
+        """Say nothing."""
+
+
 def read_state(folder: Path) -> dict[str, Any]:
     """The last state written in a run's folder; empty when there is none or it is torn."""
     try:

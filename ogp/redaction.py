@@ -5,6 +5,7 @@ Redaction is the second line. The first is that settings which hold a secret are
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -48,7 +49,7 @@ def secrets_in(environment: Mapping[str, str]) -> list[str]:
 def redact(text: str) -> str:
     """`text` with every secret of the environment, and whatever has the form of an access token, replaced."""
     for secret in secrets_in(os.environ):
-        text = text.replace(secret, REDACTED)
+        text = text.replace(secret, REDACTED).replace(json.dumps(secret, ensure_ascii=False)[1:-1], REDACTED)
     text = _FORMS.sub(REDACTED, text)
     return _NAMED.sub(lambda found: found[1] + REDACTED, text)
 

@@ -6,7 +6,6 @@ import json
 import platform
 import resource
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,13 +17,14 @@ from ogp.checkpoints import CHECKPOINTS
 from ogp.config import EvaluationSettings, ModelSettings, RunConfig
 from ogp.config_files import to_yaml
 from ogp.data import Pair, load_prompts
+from ogp.distributed import choose_device, world_size
 from ogp.early_stopping import BEST
 from ogp.embedded import ModelError, cache_dir, original_model
 from ogp.evaluation import measure
 from ogp.evaluation.drift import BaseReplies, base_replies
 from ogp.evaluation.judges import find_judge
 from ogp.evaluation.select import look
-from ogp.identity import library_versions, model_key, run_id
+from ogp.identity import commit, library_versions, model_key, run_id
 from ogp.models import load_model
 from ogp.over_refusing import make_over_refusing
 from ogp.pairs import load_pairs, side_prompts
@@ -71,6 +71,7 @@ def run_experiment(config: RunConfig, folder: Path, *, halved: bool = False) -> 
     progress = Progress(folder, steps)
     find_judge(config.evaluation.judge)  # a misspelt judge is found before training, not after
     write_atomic(folder / CONFIG, to_yaml(planned))
+    choose_device()
     torch.manual_seed(config.seed)
     model, tokenizer = _living(config.model, progress)
     examples = training_examples(config, model, tokenizer) if config.training.steps else []
@@ -81,7 +82,9 @@ def run_experiment(config: RunConfig, folder: Path, *, halved: bool = False) -> 
     status, message = "done", ""
     try:
         if examples:
-            train(config, model, tokenizer, examples, record, folder, progress)
+            trained = train(config, model, tokenizer, examples, record, folder, progress)
+            if trained is not model:  # it was sharded, and this is a whole one
+                model = _beating(trained, progress)
         progress.at("evaluating", steps)
         measured = _final(config, model, tokenizer, base, progress)
         _look_at_select(config, model, tokenizer, progress, folder)
@@ -124,8 +127,12 @@ def _living(settings: ModelSettings, progress: Progress) -> tuple[Any, Any]:
     model, tokenizer = load_model(settings)
     if not _finite(model):
         raise ModelError(f"`model.source`: {settings.source}: it holds weights that are not finite: get it again")
+    return _beating(model, progress), tokenizer
+
+
+def _beating(model: Any, progress: Progress) -> Any:
     model.register_forward_pre_hook(lambda *_: progress.beat())
-    return model, tokenizer
+    return model
 
 
 def _base_replies(config: RunConfig, model: Any, tokenizer: Any, progress: Progress) -> BaseReplies | None:
@@ -207,22 +214,10 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         **library_versions(),
         "threads": str(torch.get_num_threads()),
+        **({"processes": str(world_size())} if world_size() > 1 else {}),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({platform.machine()})",
-        "commit": _commit(),
+        "commit": commit(),
     }
-
-
-def _commit() -> str:
-    """Commit of the checkout ogp runs from, with `+` when its tracked files were changed; `unknown` outside one."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run(
-            [*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head.strip() + ("+" if changed else "")
 
 
 def _peak_memory() -> int:

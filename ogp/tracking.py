@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ogp.config import RunConfig
 from ogp.redaction import redacted
+
+_FAILED = "{}; the run goes on, its own record is complete"
 
 
 class Mirror:
@@ -35,14 +38,22 @@ class Mirror:
                 ),
             )
         except (wandb.Error, OSError) as error:  # no key, no network, time-out
-            warnings.warn(f"tracking.wandb: {error}; the run goes on, its own record is complete", stacklevel=2)
+            warnings.warn(f"tracking.wandb: {_FAILED.format(error)}", stacklevel=2)
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Mirror scalar values at an optimizer step."""
         if self._run is not None:
-            self._run.log(values, step=step)
+            self._safely(self._run.log, values, step=step)
 
     def finish(self) -> None:
         """Close the W&B run."""
         if self._run is not None:
-            self._run.finish()
+            self._safely(self._run.finish)
+
+    def _safely(self, action: Callable[..., Any], *values: Any, **more: Any) -> None:
+        """Whatever its service raises when it is killed or cut off, the mirror breaks and the run goes on."""
+        try:
+            action(*values, **more)
+        except Exception as error:  # pipes, mailboxes, protocol buffers: any of them
+            self._run = None
+            warnings.warn(f"tracking.wandb: {_FAILED.format(error)}", stacklevel=3)

@@ -18,7 +18,7 @@ from ogp.batches import Batch, Example, Positions
 from ogp.causal_lm import choose_collator
 from ogp.compiled import compiled_layers, refuse_uncompilable
 from ogp.config import MethodSettings, TrainingSettings
-from ogp.distributed import refuse_unsupported, world_size
+from ogp.distributed import refuse_unsupported, shard_on_cpu, share_of_batch
 from ogp.engine_choice import choose_engine, make_engine
 from ogp.engines import DualEngine, Feeds, TokenCounts
 from ogp.learning_rates import depths, parameter_groups
@@ -43,19 +43,14 @@ class Diverged(RuntimeError):
 def make_training_arguments(training: TrainingSettings, output_dir: Path, *, seed: int) -> TrainingArguments:
     """The settings in transformers' terms: one log record per optimizer step, reported nowhere else.
 
-    Under torchrun or accelerate every process takes its share of `batch_size`.
+    Under torchrun or accelerate every process takes its share of `batch_size`, at most `micro_batch` at a time.
     """
-    together = training.micro_batch * world_size()
-    if training.batch_size % together:
-        raise ValueError(
-            f"`training.batch_size` {training.batch_size} cannot be shared: {world_size()} processes take "
-            f"{training.micro_batch} examples (`micro_batch`) each at a time: choose a multiple of {together}"
-        )
+    micro_batch, accumulation = share_of_batch(training.batch_size, training.micro_batch)
     return TrainingArguments(
         output_dir=str(output_dir),
         max_steps=training.steps,
-        per_device_train_batch_size=training.micro_batch,
-        gradient_accumulation_steps=training.batch_size // together,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=accumulation,
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.schedule,
         warmup_steps=training.warmup_steps,
@@ -136,6 +131,7 @@ class OGPTrainer(Trainer):
             processing_class=processing_class,
             callbacks=[_Hooks(self), *(callbacks or [])],
         )
+        shard_on_cpu(self)
         refuse_unsupported(self)
         if training.compile:
             refuse_uncompilable(self.accelerator.num_processes)
@@ -257,6 +253,10 @@ class OGPTrainer(Trainer):
         self.gradients.parameters = [p for p in self.model.parameters() if p.requires_grad]
         if self._resumed_from:
             self.method.load(Path(self._resumed_from))
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        super()._save_checkpoint(*args, **kwargs)
+        self.accelerator.wait_for_everyone()  # before the first process seals it, all have written their part
 
     def _combine(self) -> None:
         losses, record = self.passes.losses().tolist(), self._record

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import DistributedType, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedDataParallelKwargs
 from torch.distributed.tensor import DTensor
 
 from ogp.config import MethodSettings, TrainingSettings
-from ogp.distributed import refuse_unsupported
+from ogp.distributed import refuse_unsupported, share_of_batch
+from ogp.launch import SHARDED
 from ogp.trainer import OGPTrainer, make_training_arguments
 from tests import tiny
 
@@ -60,8 +60,6 @@ def train(case: dict[str, Any], folder: Path, wrapping: str) -> tuple[dict[str, 
     )
     args = make_training_arguments(training, folder, seed=1)
     run = OGPTrainer(model, args, tiny.examples(32), method, training, folder / "cache", sources=sources)
-    if wrapping == "fsdp2":
-        shard(run)
     run.train()
     weights = {
         name.replace("_checkpoint_wrapped_module.", ""): p.full_tensor() if wrapping == "fsdp2" else p.detach().clone()
@@ -71,22 +69,6 @@ def train(case: dict[str, Any], folder: Path, wrapping: str) -> tuple[dict[str, 
     if wrapping == "fsdp2":
         assert any(isinstance(p, DTensor) for p in run.model.parameters())
     return weights, [record for record in run.state.log_history if "loss" in record]
-
-
-def shard(run: OGPTrainer) -> None:
-    """Tell accelerate to use FSDP2, which it does by itself on GPUs only; the rest is its and Trainer's own path."""
-    plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2,
-        auto_wrap_policy="transformer_based_wrap",
-        transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
-        cpu_ram_efficient_loading=False,
-    )
-    state = run.accelerator.state
-    for shared in (type(state)._shared_state, PartialState._shared_state):
-        shared["distributed_type"] = DistributedType.FSDP
-    state.fsdp_plugin = plugin
-    run.is_fsdp_enabled = True
-    refuse_unsupported(run)
 
 
 def work(wrapping: str, folder: Path) -> None:
@@ -101,6 +83,8 @@ def launch(wrapping: str, folder: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", __file__, wrapping, str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    if wrapping == "fsdp2":
+        environment |= SHARDED
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -191,8 +175,18 @@ def test_checkpointing_as_we_set_it_is_allowed(tmp_path: Path) -> None:
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(ValueError, match=r"`training\.batch_size` 8 cannot be shared: 3 processes.*multiple of 12"):
+    with pytest.raises(ValueError, match=r"`training\.batch_size` 8 cannot be shared by 3 processes.*multiple of 3"):
         make_training_arguments(TrainingSettings(batch_size=8, micro_batch=4), tmp_path, seed=0)
+
+
+@pytest.mark.parametrize(("batch", "micro", "processes"), [(8, 8, 2), (8, 8, 8), (12, 4, 2), (12, 6, 4), (16, 4, 2)])
+def test_a_step_sees_the_same_examples_however_many_processes_share_it(
+    batch: int, micro: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    at_a_time, passes = share_of_batch(batch, micro)
+    assert at_a_time <= micro
+    assert at_a_time * passes * processes == batch
 
 
 if __name__ == "__main__":
