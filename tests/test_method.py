@@ -238,7 +238,7 @@ def test_memory_is_that_of_the_gradients_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"gradients": [{"loss": "nll"}]}, "nll on the training batch is the target itself"),
+        ({"gradients": [{"loss": "nll"}]}, "nll needs answers other than the target's"),
         ({"gradients": [{}, {"role": "protected"}]}, "batch is there twice"),
         ({"space": "update", "rule": "difference"}, "update needs rule orthogonal or cone"),
         ({"space": "update", "w_target": 0.5}, "set training.learning_rate"),

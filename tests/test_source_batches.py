@@ -66,7 +66,7 @@ def test_a_batch_larger_than_the_data_takes_examples_again() -> None:
     assert len(source(batch_size=25).at(0)) == 13
 
 
-@pytest.mark.parametrize(("loss", "feeds"), [("nll", (2, None, 2)), ("kl", (None, 2, 2))])
+@pytest.mark.parametrize(("loss", "feeds"), [("nll", (2, None, 2, None)), ("kl", (None, 2, 2, None))])
 def test_it_says_where_its_losses_go(loss: str, feeds: tuple[Any, ...]) -> None:
     assert tuple(source(loss=loss).feeds) == feeds
 
