@@ -11,19 +11,21 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parent.parent.parent
+EVALUATION = {
+    "look_alikes": 2,
+    "harmful": 2,
+    "ordinary": 2,
+    "max_new_tokens": 3,
+    "tasks": [],
+    "drift_prompts": 2,
+    "validation_pairs": 2,
+}
+"""The least that still measures every side."""
 STUDY: dict[str, Any] = {
     "question": "Does the path work?",
     "settings": {
         "training": {"steps": 2, "batch_size": 2, "micro_batch": 2, "learning_rate": 1e-3},
-        "evaluation": {
-            "look_alikes": 2,
-            "harmful": 2,
-            "ordinary": 2,
-            "max_new_tokens": 3,
-            "tasks": [],
-            "drift_prompts": 2,
-            "validation_pairs": 2,
-        },
+        "evaluation": EVALUATION,
     },
     "base": "base",
     "references": {"base": {"description": "where every arm starts"}},

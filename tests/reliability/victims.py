@@ -21,6 +21,7 @@ from typing import Any
 
 from ogp.config import RunConfig
 from ogp.config_files import to_yaml, validate
+from tests.reliability.studies import EVALUATION
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["ogp.run", "peft", "tests.reliability.victims"])
@@ -35,18 +36,7 @@ def tiny(model: Path, *, evaluation: dict[str, Any] | None = None, **training: A
         "model": {"source": str(model)},
         "training": {"steps": 5, "batch_size": 4, "micro_batch": 2, "learning_rate": 1e-3, "checkpoint_every": 1}
         | training,
-        "evaluation": {
-            "look_alikes": 2,
-            "harmful": 2,
-            "ordinary": 2,
-            "max_new_tokens": 3,
-            "tasks": [],
-            "drift_prompts": 2,
-            "validation_pairs": 2,
-            "curve_steps": [2],
-            "curve_prompts": 1,
-        }
-        | (evaluation or {}),
+        "evaluation": EVALUATION | {"curve_steps": [2], "curve_prompts": 1} | (evaluation or {}),
     }
     return validate(RunConfig, settings, "test")
 
