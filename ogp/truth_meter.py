@@ -84,9 +84,10 @@ def changes(products: Tensor, before: Tensor, after: Tensor, names: Sequence[str
     return found
 
 
-def by_layer(gramians: Tensor) -> list[list[float]]:
-    """[cosine, norm_target, norm of the first other] of each Gramian [layers, n, n]; no angle is 0. Six digits."""
+def by_layer(gramians: Tensor, noise: float) -> list[list[float]]:
+    """[cosine, norm_target, norm of the first other] of each Gramian [layers, n, n]; noise has no angle: 0. Six digits."""
     norms = gramians.diagonal(dim1=1, dim2=2)[:, : OPPOSED + 1].clamp(min=0).sqrt()
     both = norms.prod(dim=1)
-    cosines = gramians[:, TARGET, OPPOSED] / torch.where(both > 0, both, torch.ones_like(both))
+    quiet = below_noise(gramians, noise)[:, 0] | (both == 0)
+    cosines = torch.where(quiet, 0.0, gramians[:, TARGET, OPPOSED] / torch.where(quiet, 1.0, both))
     return [[float(f"{value:.6g}") for value in row] for row in torch.column_stack([cosines, norms]).tolist()]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ogp.rules import orthogonal
-from ogp.truth_meter import changes, describe, removal, update_cosines
+from ogp.truth_meter import by_layer, changes, describe, removal, update_cosines
 
 TWO_GROUPS = torch.tensor([[[4.0, -3.0], [-3.0, 9.0]], [[12.0, 0.0], [0.0, 0.0]]], dtype=torch.float64)
 
@@ -31,6 +31,14 @@ def test_diagnostics_below_the_noise_say_so() -> None:
     gramian = torch.tensor([[[1.0, 1e-9], [1e-9, 1e-12]]], dtype=torch.float64)
     found = describe(gramian, ["batch"], 1e-4) | removal(gramian, orthogonal(gramian), [True], 1e-4)
     assert (found["cosine"], found["alignment"], found["skipped"], found["projected"]) == (0.0, 0.0, 1.0, 0.0)
+
+
+def test_a_layer_below_the_noise_has_no_angle() -> None:
+    layers = torch.tensor([[[4.0, -3.0], [-3.0, 9.0]], [[4.0, -1e-31], [-1e-31, 1e-31]]], dtype=torch.float64)
+    (angle, *_), (none, *norms) = by_layer(layers, 1e-4)
+    assert angle == -0.5
+    assert none == 0.0
+    assert norms == [2.0, pytest.approx(1e-31**0.5, rel=1e-5)]
 
 
 def test_several_gradients_have_names_and_a_followed_one_is_not_removed() -> None:
