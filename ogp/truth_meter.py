@@ -85,7 +85,7 @@ def changes(products: Tensor, before: Tensor, after: Tensor, names: Sequence[str
 
 
 def by_layer(gramians: Tensor, noise: float) -> list[list[float]]:
-    """[cosine, norm_target, norm of the first other] of each Gramian [layers, n, n]; noise has no angle: 0. Six digits."""
+    """[cosine, norm_target, norm of the first other] of each Gramian [layers, n, n]; noise has no angle. Six digits."""
     norms = gramians.diagonal(dim1=1, dim2=2)[:, : OPPOSED + 1].clamp(min=0).sqrt()
     both = norms.prod(dim=1)
     quiet = below_noise(gramians, noise)[:, 0] | (both == 0)
