@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from ogp.progress import read_state
+from ogp.runs.progress import read_state
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 10.0

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ablations.attempt import Ended
-from ogp.checkpoints import CHECKPOINTS
 from ogp.config import RunConfig
 from ogp.config_files import to_yaml
-from ogp.exit_codes import DISK_FULL, OUT_OF_MEMORY
-from ogp.progress import LOG, STATE, last_line
 from ogp.results import CONFIG, RESULT, write_atomic
-from ogp.run_state import BROKEN, FINISHED, RunStatus, State, read_status, write_status
+from ogp.runs.exit_codes import DISK_FULL, OUT_OF_MEMORY
+from ogp.runs.progress import LOG, STATE, last_line
+from ogp.runs.run_state import BROKEN, FINISHED, RunStatus, State, read_status, write_status
+from ogp.training.checkpoints import CHECKPOINTS
 
 
 @dataclass

@@ -24,11 +24,11 @@ from ablations.job import Job, take_stock  # noqa: E402
 from ablations.studies import Planned, needs_hub, plan_study, study_names, study_path  # noqa: E402
 from ogp.config_files import ConfigError, to_yaml  # noqa: E402
 from ogp.hub import HubError, check_sources  # noqa: E402
-from ogp.progress import last_line  # noqa: E402
 from ogp.redaction import guard_output  # noqa: E402
 from ogp.results import write_atomic, write_record  # noqa: E402
-from ogp.results_lock import results_lock  # noqa: E402
-from ogp.run_state import BROKEN, FINISHED  # noqa: E402
+from ogp.runs.progress import last_line  # noqa: E402
+from ogp.runs.results_lock import results_lock  # noqa: E402
+from ogp.runs.run_state import BROKEN, FINISHED  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from transformers import Trainer, TrainerCallback
 from benchmarks.growth import Point, random_decoder
 from benchmarks.workloads import random_batch, stock_batch
 from ogp.config import MethodSettings, TrainingSettings
-from ogp.trainer import OGPTrainer, make_training_arguments
+from ogp.training.trainer import OGPTrainer, make_training_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDES = ("sft", "dual")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional as F
 
-from ogp.head import Head, Teacher, two_losses
+from ogp.step.head import Head, Teacher, two_losses
 
 ROOT = Path(__file__).resolve().parent.parent
 Side = Literal["ours", "all_logits"]

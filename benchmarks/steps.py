@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.workloads import Workload, stock_batch, trainable
-from ogp.applied_update import update_products
-from ogp.batches import IGNORE, Batch, Positions
-from ogp.causal_lm import adapter_off, base_causal_lm, head_of, hidden_states
-from ogp.engines import DualEngine, TokenCounts
-from ogp.ghost import GhostEngine, GhostPair
-from ogp.gradients import GradientSet
 from ogp.rules import OPPOSED, orthogonal
-from ogp.trainer import choose_collator
+from ogp.step.applied_update import update_products
+from ogp.step.batches import IGNORE, Batch, Positions
+from ogp.step.causal_lm import adapter_off, base_causal_lm, head_of, hidden_states
+from ogp.step.engines import DualEngine, TokenCounts
+from ogp.step.ghost import GhostEngine, GhostPair
+from ogp.step.gradients import GradientSet
+from ogp.training.trainer import choose_collator
 
 INPUTS = ("input_ids", "attention_mask")
 Step = Callable[[], float]

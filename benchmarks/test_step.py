@@ -11,10 +11,10 @@ import pytest
 from benchmarks.measure import Race, gemm_gflops, median_interval, peak_memory, ratios
 from benchmarks.steps import absent, competitors
 from benchmarks.workloads import expected_flop_ratio, load, trainable
-from ogp.batches import Positions
-from ogp.causal_lm import base_causal_lm, head_of
 from ogp.embedded import original_model
-from ogp.trainer import choose_collator
+from ogp.step.batches import Positions
+from ogp.step.causal_lm import base_causal_lm, head_of
+from ogp.training.trainer import choose_collator
 
 ROUNDS = 9
 MEMORY = {"full": ("sft", "dual", "original"), "lora": (), "short": ("sft", "dual", "ghost"), "study": ()}

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ogp.batches import IGNORE, Batch, Example, Positions
-from ogp.causal_lm import base_causal_lm, choose_collator, head_of
 from ogp.config import DataSettings, LoraSettings, ModelSettings
 from ogp.data import encode
 from ogp.models import load_model
 from ogp.pairs import load_pairs
+from ogp.step.batches import IGNORE, Batch, Example, Positions
+from ogp.step.causal_lm import base_causal_lm, choose_collator, head_of
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 BATCH, TOKENS = 8, 64

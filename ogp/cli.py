@@ -9,16 +9,16 @@ from pathlib import Path
 
 from ogp.config import RunConfig
 from ogp.config_files import load_config, to_yaml
-from ogp.exit_codes import DIVERGED, DONE, machine_fault
 from ogp.gate.command import add_arguments as add_gate_arguments
 from ogp.gate.command import main as gate_main
 from ogp.hub import check_sources
-from ogp.launch import launch, launched
 from ogp.redaction import guard_output
+from ogp.runs.exit_codes import DIVERGED, DONE, machine_fault
+from ogp.training.launch import launch, launched
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: of a run one of `ogp.exit_codes`; else 0, or 2 for something to mend, told without a traceback."""
+    """Exit code: a run's is one of `ogp.runs.exit_codes`; else 0, or 2 for something to mend, without a traceback."""
     guard_output()
     options = _parser().parse_args(arguments)
     options.words = sys.argv[1:] if arguments is None else list(arguments)
@@ -128,9 +128,9 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _run(config: RunConfig, options: argparse.Namespace) -> int:
-    from ogp.distributed import is_first, world_size
-    from ogp.follower import follow
     from ogp.run import prepare, run_experiment
+    from ogp.training.distributed import is_first, world_size
+    from ogp.training.follower import follow
 
     try:
         if world_size() == 1:  # several processes cannot make a model together: they say that it has to be there
@@ -204,21 +204,21 @@ def _rejudge(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from ogp.status import show_status
+    from ogp.runs.status import show_status
 
     show_status(Console(soft_wrap=True, highlight=False), options.results)
     return 0
 
 
 def _logs(options: argparse.Namespace) -> int:
-    from ogp.status import read_log
+    from ogp.runs.status import read_log
 
     print(read_log(options.run, options.lines))
     return 0
 
 
 def _clean(options: argparse.Namespace) -> int:
-    from ogp.clean import clean
+    from ogp.runs.clean import clean
 
     def sure(question: str) -> bool:
         print(question)

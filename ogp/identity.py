@@ -19,9 +19,8 @@ from ogp.hub import sources
 PACKAGE = Path(__file__).parent
 # Modules that draw, parse or file things but decide no number; a change in them leaves finished runs valid.
 UNDECIDING = {
-    *("checkpoints.py", "clean.py", "cli.py", "config_files.py", "doctor", "exit_codes.py", "gate", "hub.py"),
-    *("identity.py", "judge_errors.py", "launch.py", "network.py", "progress.py", "redaction.py", "results.py"),
-    *("results_lock.py", "run_state.py", "status.py", "tracking.py"),
+    *("cli.py", "config_files.py", "doctor", "gate", "hub.py", "identity.py", "judge_errors.py", "network.py"),
+    *("redaction.py", "results.py", "runs", "training/checkpoints.py", "training/launch.py", "training/tracking.py"),
 }
 LIBRARIES = ("torch", "transformers", "peft", "lm_eval")
 
@@ -102,7 +101,10 @@ def code_key() -> str:
 
 
 def _deciding_modules() -> Iterator[Path]:
-    return (path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] not in UNDECIDING)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        inside = path.relative_to(PACKAGE)
+        if not UNDECIDING & {inside.parts[0], inside.as_posix()}:
+            yield path
 
 
 def commit() -> str:

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from ogp.batches import IGNORE
 from ogp.config import EvaluationSettings, MethodSettings, ModelSettings, TrainingSettings
 from ogp.data import Prompt, chat_prompt, load_prompts
 from ogp.embedded import RECIPE, cache_dir, is_complete, new_folder, over_refusing_folder
 from ogp.evaluation.completions import generate
 from ogp.evaluation.measure import complete_sides, judge_completions, refusal_metrics
 from ogp.models import load_model
-from ogp.trainer import OGPTrainer, make_training_arguments
+from ogp.step.batches import IGNORE
+from ogp.training.trainer import OGPTrainer, make_training_arguments
 
 RECORD = "record.json"
 REFUSAL = "I can't help with that."

@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ogp.exit_codes import disk_full, is_full
 from ogp.redaction import redacted
+from ogp.runs.exit_codes import disk_full, is_full
 
 RESULT = "result.json"
 CONFIG = "config.yaml"

@@ -13,12 +13,9 @@ from typing import Any
 
 import torch
 
-from ogp.checkpoints import CHECKPOINTS
 from ogp.config import EvaluationSettings, ModelSettings, RunConfig
 from ogp.config_files import to_yaml
 from ogp.data import Pair, load_prompts
-from ogp.distributed import choose_device, world_size
-from ogp.early_stopping import BEST
 from ogp.embedded import ModelError, cache_dir, original_model
 from ogp.evaluation import measure
 from ogp.evaluation.drift import BaseReplies, base_replies
@@ -28,7 +25,6 @@ from ogp.identity import commit, library_versions, model_key, run_id
 from ogp.models import load_model
 from ogp.over_refusing import make_over_refusing
 from ogp.pairs import load_pairs, side_prompts
-from ogp.progress import Progress
 from ogp.results import (
     COMPLETIONS,
     CONFIG,
@@ -42,10 +38,14 @@ from ogp.results import (
     write_lines,
     write_record,
 )
-from ogp.stages import train
-from ogp.trainer import Diverged
-from ogp.training_data import training_examples
-from ogp.training_record import TrainingRecord
+from ogp.runs.progress import Progress
+from ogp.training.checkpoints import CHECKPOINTS
+from ogp.training.distributed import choose_device, world_size
+from ogp.training.early_stopping import BEST
+from ogp.training.stages import train
+from ogp.training.trainer import Diverged
+from ogp.training.training_data import training_examples
+from ogp.training.training_record import TrainingRecord
 
 
 def prepare(config: RunConfig) -> None:

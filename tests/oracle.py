@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ogp.batches import IGNORE, Example, PackedCollator, PaddedCollator, Positions
-from ogp.causal_lm import adapter_off
-from ogp.engines import DualEngine, TokenCounts
-from ogp.ghost import GhostEngine, GhostPair
-from ogp.gradients import GradientSet
-from ogp.reference import ReferenceEngine
 from ogp.rules import OPPOSED
+from ogp.step.batches import IGNORE, Example, PackedCollator, PaddedCollator, Positions
+from ogp.step.causal_lm import adapter_off
+from ogp.step.engines import DualEngine, TokenCounts
+from ogp.step.ghost import GhostEngine, GhostPair
+from ogp.step.gradients import GradientSet
+from ogp.step.reference import ReferenceEngine
 from tests import tiny
 from tests.asserts import assert_same_gradients
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from ogp.batches import Positions
-from ogp.causal_lm import base_causal_lm, check_head, packing_obstacle
 from ogp.config import MethodSettings, ModelSettings, TrainingSettings
 from ogp.data import Pair, Prompt, chat_prompt, encode
 from ogp.evaluation.completions import generate
-from ogp.learning_rates import depths
 from ogp.models import load_model
-from ogp.trainer import OGPTrainer, make_training_arguments
+from ogp.step.batches import Positions
+from ogp.step.causal_lm import base_causal_lm, check_head, packing_obstacle
+from ogp.training.learning_rates import depths
+from ogp.training.trainer import OGPTrainer, make_training_arguments
 
 COMMON = {
     "hidden_size": 32,

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ogp.embedded import is_complete, new_folder
-from ogp.progress import Progress, read_state
 from ogp.results import Metric, RecordError, load_result, read_lines, write_atomic, write_lines
+from ogp.runs.progress import Progress, read_state
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:

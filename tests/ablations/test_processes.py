@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import distributed
 
-from ogp.distributed import check_ranks_agree
-from ogp.launch import launch, launched
 from ogp.results import COMPLETIONS, ITEMS, TRAIN_LOG, RunResult, load_plan, load_result, read_lines
+from ogp.training.distributed import check_ranks_agree
+from ogp.training.launch import launch, launched
 from tests.reliability.studies import STUDY, run, study_file
 
 ROOT = Path(__file__).parent.parent.parent
@@ -131,7 +131,7 @@ def test_a_signal_that_ended_one_ends_the_launcher_the_same_way() -> None:
     """Killed for want of memory has to be seen as that by whoever watches the launcher."""
     child = "if rank == '1': os.kill(os.getpid(), 9)\ntime.sleep(600)"
     code = (
-        "import sys; from ogp.launch import launch\n"
+        "import sys; from ogp.training.launch import launch\n"
         f"sys.exit(launch([sys.executable, '-c', {('import os, time; rank = os.environ[chr(82)+chr(65)+chr(78)+chr(75)]' + chr(10) + child)!r}], 2, sharded=False))"  # noqa: E501
     )
     ended = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)})

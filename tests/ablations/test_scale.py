@@ -24,10 +24,10 @@ from ablations.job import Job, take_stock
 from ablations.local_executor import Slot
 from ablations.ray_cluster import Need
 from ogp.config import ModelSettings, RunConfig
-from ogp.exit_codes import OUT_OF_MEMORY
 from ogp.results import RESULT, TrainingSummary, write_record
 from ogp.results import RunResult as Result
-from ogp.run_state import read_status
+from ogp.runs.exit_codes import OUT_OF_MEMORY
+from ogp.runs.run_state import read_status
 from tests.reliability.studies import ROOT, study_file
 
 ARMS, SEEDS = 100, 100
@@ -98,7 +98,7 @@ def test_ten_thousand_runs_are_planned_and_surveyed_in_little_memory(tiny_folder
         "import sys; from pathlib import Path; from ablations.studies import plan_study; from ogp.results import *\n"
         "planned = plan_study(Path(sys.argv[1]), seeds=range(100)); results = Path(sys.argv[2])\n"
         "write_record(results / 'mine.study.json', planned.plan)\n"
-        "from ogp.run_state import *\n"
+        "from ogp.runs.run_state import *\n"
         "for run in planned.configs: (results / run).mkdir(); (results / run / 'status.json').write_text("
         "RunStatus(state='failed', message='m').model_dump_json())\n"
     )

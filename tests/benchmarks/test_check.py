@@ -14,7 +14,7 @@ from benchmarks import check
 from benchmarks.check import SLOWER, compare, compare_times, exit_code, judge
 from benchmarks.growth import Point, workload_of
 from benchmarks.measure import median_interval, paired_ratios, ratios
-from ogp.gradients import GradientSet
+from ogp.step.gradients import GradientSet
 from tests.benchmarks.made import competitor, made_record, samples
 
 RATIOS = st.lists(st.floats(0.5, 3.0), min_size=1, max_size=12)

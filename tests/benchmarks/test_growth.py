@@ -14,7 +14,7 @@ from benchmarks.fit import quadratic_fit
 from benchmarks.growth import AXES, Growth, Point, workload_of
 from benchmarks.head_memory import head_memory
 from benchmarks.measure import median_interval
-from ogp.batches import IGNORE
+from ogp.step.batches import IGNORE
 
 TINY = {"width": 192, "layers": 1, "vocabulary": 512, "length": 16}
 SIZES = [64.0 * 2**n for n in range(7)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import ogp.ghost
+import ogp.step.ghost
 from benchmarks import steps
 from benchmarks.measure import OURS, PEER_EVERY, Race
 from benchmarks.workloads import (
@@ -84,7 +84,7 @@ def test_flops_are_those_of_the_cost_model(kind: str, tmp_path: Path) -> None:
 
 
 def test_for_few_tokens_the_update_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ogp.ghost, "pays", lambda *sizes: True)  # these weights are too small for it
+    monkeypatch.setattr(ogp.step.ghost, "pays", lambda *sizes: True)  # these weights are too small for it
     loss, expected = gradients_of(steps.dual, "full", tmp_path)
     same_loss, found = gradients_of(steps.ghost, "full", tmp_path)
     assert same_loss == pytest.approx(loss, rel=1e-5)

@@ -18,7 +18,7 @@ from ogp import identity
 from ogp.config import RunConfig
 from ogp.config_files import validate
 from ogp.results import RESULT, RunResult, TrainingSummary, load_result, write_record
-from ogp.run_state import read_status
+from ogp.runs.run_state import read_status
 from tests.reliability.studies import alive
 
 STANDIN = Path(__file__).with_name("standin.py")
@@ -223,9 +223,11 @@ def test_fault_09_whatever_decides_the_numbers_decides_the_run_id(
         return found != before
 
     assert changed(data, "a", "c"), "training data"
-    assert changed(package / "objectives.py", "import torch", "LIMIT = 1\nimport torch"), "code"
-    assert not changed(package / "objectives.py", '"""', '"""Another word. '), "words about code"
-    assert not changed(package / "progress.py", "BEAT_SECONDS = 1.0", "BEAT_SECONDS = 2.0"), "code that decides nothing"
+    assert changed(package / "step" / "objectives.py", "import torch", "LIMIT = 1\nimport torch"), "code"
+    assert not changed(package / "step" / "objectives.py", '"""', '"""Another word. '), "words about code"
+    assert not changed(package / "runs" / "progress.py", "BEAT_SECONDS = 1.0", "BEAT_SECONDS = 2.0"), (
+        "code that decides nothing"
+    )
     assert changed(package / "evaluation" / "tasks" / "ogp_facts.jsonl", '"gold": 0', '"gold": 1'), "a task"
     assert changed(package / "prompts" / "harmful.jsonl", "?", "!"), "a prompt"
     other = config.model_copy(update={"seed": 1})

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ogp.checkpoints import newest_whole
-from ogp.exit_codes import DISK_FULL, DIVERGED, OUT_OF_MEMORY, TO_MEND
 from ogp.identity import run_id
 from ogp.results import RESULT, TRAIN_LOG, load_result, read_lines
+from ogp.runs.exit_codes import DISK_FULL, DIVERGED, OUT_OF_MEMORY, TO_MEND
+from ogp.training.checkpoints import newest_whole
 from tests.reliability import victims
 from tests.reliability.victims import log_of, tiny, train, weights_of
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from ogp.results import load_plan, load_result
-from ogp.results_lock import is_locked, results_lock
-from ogp.run_state import read_status
+from ogp.runs.results_lock import is_locked, results_lock
+from ogp.runs.run_state import read_status
 from tests.reliability.studies import ROOT, STUDY, alive, children, command, report_bytes, run, study_file
 from tests.reliability.victims import fill_disk
 

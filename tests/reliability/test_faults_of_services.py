@@ -64,7 +64,7 @@ def without_network(home: Path) -> None:
 
 def service_killed(home: Path) -> None:
     """The process W&B keeps beside the run dies in the middle of training."""
-    from ogp.training_record import TrainingRecord
+    from ogp.training.training_record import TrainingRecord
 
     without_key(home)
     strike(TrainingRecord, "on_log", _kill_service, at=3)

@@ -66,7 +66,7 @@ def _victim(
 
     from ogp import run
     from ogp.cli import main
-    from ogp.teacher_cache import weights_digest
+    from ogp.step.teacher_cache import weights_digest
 
     os.environ.update(environment)
     torch.set_num_threads(1)
@@ -120,7 +120,7 @@ def strike(owner: Any, name: str, fault: Callable[[], None], *, at: int = 1, aft
 
 def killed_at_step(step: int) -> None:
     """In the middle of an optimizer step: both gradients are there, the update is not."""
-    from ogp.trainer import OGPTrainer
+    from ogp.training.trainer import OGPTrainer
 
     strike(OGPTrainer, "_combine", die, at=step)
 
@@ -129,7 +129,7 @@ def killed_in_checkpoint(folder: Path, number: int, moment: str) -> None:
     """While the `number`-th checkpoint is written."""
     from transformers import Trainer
 
-    from ogp import checkpoints
+    from ogp.training import checkpoints
 
     match moment:
         case "weights half written":
@@ -163,7 +163,7 @@ def limited_memory(extra: int) -> None:
 
 def returns_early(step: int) -> None:
     """Trainer ends without an error at `step`, as it does where its data loader runs dry."""
-    from ogp.training_record import TrainingRecord
+    from ogp.training.training_record import TrainingRecord
 
     original = TrainingRecord.on_step_end
 
@@ -179,7 +179,7 @@ def disk_filled(folder: Path, moment: str) -> None:
     from transformers import Trainer
 
     from ogp import run
-    from ogp.training_record import TrainingRecord
+    from ogp.training.training_record import TrainingRecord
 
     fill = partial(fill_disk, folder)
     match moment:
@@ -217,7 +217,7 @@ def nan_planted(where: str) -> None:
     import torch
 
     from ogp import run
-    from ogp.trainer import OGPTrainer
+    from ogp.training.trainer import OGPTrainer
 
     def spoil(tensor: torch.Tensor) -> None:
         with torch.no_grad():

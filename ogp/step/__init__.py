@@ -1,0 +1,1 @@
+"""One optimizer step: the gradients it takes, how an engine obtains them, what the method makes of them."""
