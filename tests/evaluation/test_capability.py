@@ -1,15 +1,10 @@
-"""lm-eval behind `evaluate_capability`: equal to arithmetic done by hand, deaf to NaN, and without a trace."""
+"""lm-eval behind `evaluate_capability`: scores equal to arithmetic done by hand, item by item."""
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import random
 import re
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from scored_models import rows, tiny_model
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ogp.evaluation.capability import TASK_FOLDER, TaskScore, centered, evaluate_capability, local_tasks
+from ogp.evaluation.capability import TaskScore, centered, evaluate_capability
 
 CHOICE_TASKS = ["ogp_facts", "ogp_grammar", "ogp_reading", "ogp_reasoning"]
 CONTEXT: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -30,55 +25,6 @@ CONTEXT: dict[str, Callable[[dict[str, Any]], str]] = {
     "ogp_reasoning": lambda row: row["text"],
     "ogp_completion": lambda row: row["text"],
 }
-TEMPLATE = "{% for m in messages %}<s>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}\nA:{% endif %}"
-
-
-def rows(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (TASK_FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-@pytest.fixture(scope="session")
-def trained_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE over the tasks' own texts: most choices are one token, some are several."""
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    texts = [path.read_text(encoding="utf-8") for path in sorted(TASK_FOLDER.glob("*.jsonl"))]
-    trainer = trainers.BpeTrainer(
-        vocab_size=1200,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    raw.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", chat_template=TEMPLATE)
-
-
-@pytest.fixture
-def tokenizer(trained_tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """Without a padding token, as many base models come."""
-    assert trained_tokenizer.pad_token is None
-    return trained_tokenizer
-
-
-def tiny_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0, **settings: Any) -> LlamaForCausalLM:
-    """A random two-layer Llama with weights large enough that no two choices come close."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=256,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=None,
-        initializer_range=0.3,
-        **settings,
-    )
-    return LlamaForCausalLM(config).eval()
 
 
 @torch.no_grad()
@@ -189,135 +135,6 @@ def test_the_chat_template_wraps_every_item_and_is_recorded(tokenizer: PreTraine
     assert chat.item_scores == by_hand
     assert chat.item_scores != plain.item_scores
     assert (plain.apply_chat_template, chat.apply_chat_template) == (False, True)
-
-
-@pytest.mark.parametrize("name", ["ogp_facts", "ogp_grammar", "ogp_completion"])
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("where", ["model.layers.1.mlp.down_proj.weight", "lm_head.weight"])
-def test_a_model_with_nan_or_inf_is_an_error_never_a_score(
-    name: str, value: float, where: str, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    model = tiny_model(tokenizer)
-    with torch.no_grad():
-        model.get_parameter(where).fill_(value)
-    with pytest.raises(FloatingPointError, match="nan or inf"):
-        evaluate_capability(model, tokenizer, [name], limit=8)
-
-
-def test_one_broken_token_is_enough_for_the_error(tokenizer: PreTrainedTokenizerFast) -> None:
-    """A single nan row in the head: every softmax is nan, although only one token of the vocabulary is broken."""
-    model = tiny_model(tokenizer, tie_word_embeddings=False)
-    with torch.no_grad():
-        model.lm_head.weight[len(tokenizer) - 1, 0] = math.nan
-    for name in ("ogp_reading", "ogp_completion"):
-        with pytest.raises(FloatingPointError):
-            evaluate_capability(model, tokenizer, [name], limit=3)
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_model_tokenizer_and_random_states_are_left_as_they_were(
-    fails: bool, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    model = tiny_model(tokenizer)
-    model.train()
-    model.model.layers[0].eval()  # a frozen part inside a model in training
-    if fails:
-        with torch.no_grad():
-            model.lm_head.weight.fill_(math.nan)
-    weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    identity = [id(parameter) for parameter in model.parameters()]
-    modes = [module.training for module in model.modules()]
-    described = (repr(tokenizer), tokenizer.padding_side, tokenizer.pad_token, len(tokenizer))
-    states = (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist())
-    if fails:
-        with pytest.raises(FloatingPointError):
-            evaluate_capability(model, tokenizer, ["ogp_completion"], limit=4)
-    else:
-        evaluate_capability(model, tokenizer, local_tasks(), limit=4)
-    assert (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()) == states
-    assert [module.training for module in model.modules()] == modes
-    assert [id(parameter) for parameter in model.parameters()] == identity
-    assert all(parameter.grad is None for parameter in model.parameters())
-    for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, weights[name]) or fails
-    assert (repr(tokenizer), tokenizer.padding_side, tokenizer.pad_token, len(tokenizer)) == described
-
-
-def test_nothing_is_printed_or_logged_and_levels_come_back(
-    tokenizer: PreTrainedTokenizerFast, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    model = tiny_model(tokenizer)
-    logging.getLogger("lm_eval").setLevel(logging.INFO)
-    evaluate_capability(model, tokenizer, local_tasks(), limit=4)
-    assert capfd.readouterr() == ("", "")
-    assert caplog.records == []
-    assert logging.getLogger("lm_eval").level == logging.INFO
-
-
-@pytest.mark.parametrize("name", ["ogp_reading", "ogp_completion"])
-def test_an_item_that_does_not_fit_is_an_error_not_a_cut(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match=r"`max_length`: an item has \d+ tokens and \d+ fit"):
-        evaluate_capability(tiny_model(tokenizer), tokenizer, [name], max_length=12)
-
-
-def test_the_longest_allowed_item_is_scored(tokenizer: PreTrainedTokenizerFast) -> None:
-    """`max_length` counts what the model reads: context and answer without its last token."""
-    model = tiny_model(tokenizer)
-    longest = max(
-        len(tokenizer.encode(row["text"])) + max(len(tokenizer.encode(" " + choice)) for choice in row["choices"]) - 1
-        for row in rows("ogp_facts")
-    )
-    evaluate_capability(model, tokenizer, ["ogp_facts"], max_length=longest)
-    with pytest.raises(ValueError, match="max_length"):
-        evaluate_capability(model, tokenizer, ["ogp_facts"], max_length=longest - 1)
-
-
-@pytest.mark.parametrize("limit", [0, -3])
-def test_an_empty_limit_is_refused(limit: int, tokenizer: PreTrainedTokenizerFast) -> None:
-    """lm-eval would take 0 for "all items"."""
-    with pytest.raises(ValueError, match=f"`limit`: {limit} "):
-        evaluate_capability(tiny_model(tokenizer), tokenizer, ["ogp_facts"], limit=limit)
-
-
-def test_order_is_the_callers_and_the_working_directory_does_not_matter(
-    tokenizer: PreTrainedTokenizerFast, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    wanted = ["ogp_reasoning", "ogp_completion", "ogp_facts"]
-    scores = evaluate_capability(tiny_model(tokenizer), tokenizer, wanted, limit=3)
-    assert [score.task for score in scores] == wanted
-    assert evaluate_capability(tiny_model(tokenizer), tokenizer, []) == []
-
-
-@pytest.mark.parametrize(
-    ("name", "nearest", "more"),
-    [("ogp_fact", "ogp_facts", ""), ("ogp_gramar", "ogp_grammar", ""), ("hellaswag", "ogp_", "hub.*cannot be reached")],
-)
-def test_an_unknown_task_or_an_absent_hub_is_told_before_lm_eval_is_imported(
-    name: str, nearest: str, more: str
-) -> None:
-    """In a fresh process, because the time is lost in imports; neither the model nor the tokenizer is looked at."""
-    code = (
-        "import sys\n"
-        "from ogp.evaluation.capability import evaluate_capability\n"
-        "try:\n"
-        f"    evaluate_capability(None, None, ['ogp_facts', {name!r}])\n"
-        "except ValueError as error:\n"
-        "    print(error)\n"
-        "assert not {'lm_eval', 'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert re.search(rf"`tasks`: '{name}' is not one of .*ogp_reasoning; nearest: {nearest}.*{more}", told), told
-
-
-@pytest.mark.slow
-def test_with_a_hub_a_misspelt_library_task_is_told_with_its_nearest_name(
-    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Reading the library's index needs no hub, only the belief that there is one; it takes 10 s."""
-    monkeypatch.setattr("ogp.evaluation.capability.hub_reachable", lambda: True)
-    with pytest.raises(ValueError, match=r"'helaswag' is not one of .*; nearest: hellaswag; nor is it in lm-eval's"):
-        evaluate_capability(tiny_model(tokenizer), tokenizer, ["helaswag"])
 
 
 def test_centered_accuracy_has_its_fixed_points_and_is_linear_between_them() -> None:
