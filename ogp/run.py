@@ -40,7 +40,7 @@ from ogp.results import (
 )
 from ogp.runs.progress import Progress
 from ogp.training.checkpoints import CHECKPOINTS
-from ogp.training.distributed import choose_device, world_size
+from ogp.training.distributed import choose_device, refuse_together, world_size
 from ogp.training.early_stopping import BEST
 from ogp.training.stages import train
 from ogp.training.trainer import Diverged
@@ -66,6 +66,8 @@ def run_experiment(config: RunConfig, folder: Path, *, halved: bool = False) -> 
     """
     started = time.monotonic()
     planned, config = config, config.halved() if halved else config
+    if config.training.steps:
+        refuse_together(config.training, config.evaluation)
     folder.mkdir(parents=True, exist_ok=True)
     steps = config.training.all_steps
     progress = Progress(folder, steps)

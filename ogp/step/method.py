@@ -89,7 +89,7 @@ class Method:
             followed = [0.0 if ruled else g.weight for ruled, g in zip(self.ruled, self.used, strict=True)]
             weights = gramian.new_tensor([1.0, *followed]).expand(len(gramian), -1)
         self.gradients.combine(weights)
-        return record | {"layers": by_layer(summed_by_group(products, self.depths), self.noise)}
+        return record | by_layer(summed_by_group(products, self.depths), self.names, self.noise)
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, float], Tensor]:
         """Record of the change the optimizer made, corrected first where the rule is about it, and its products.

@@ -104,9 +104,10 @@ class Passes:
 
     def hooks_off(self, model: nn.Module) -> AbstractContextManager[None]:
         """DDP's own averaging, off where there are other gradients: it knows one backward pass per forward pass."""
-        needed = isinstance(model, DistributedDataParallel) and len(self.gradients.others) > 0
-        context: AbstractContextManager[None] = self.accelerator.no_sync(model) if needed else nullcontext()
-        return context
+        if isinstance(model, DistributedDataParallel) and self.gradients.others:
+            context: AbstractContextManager[None] = model.no_sync()  # accelerate's does nothing for a single process
+            return context
+        return nullcontext()
 
     def _run(self, model: nn.Module, batch: Batch, counts: TokenCounts, feeds: Feeds) -> Tensor:
         # DDP and FSDP2 average gradients over processes, and ours are those of the mean over all of them

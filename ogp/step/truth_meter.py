@@ -84,10 +84,19 @@ def changes(products: Tensor, before: Tensor, after: Tensor, names: Sequence[str
     return found
 
 
-def by_layer(gramians: Tensor, noise: float) -> list[list[float]]:
-    """[cosine, norm_target, norm of the first other] of each Gramian [layers, n, n]; noise has no angle. Six digits."""
-    norms = gramians.diagonal(dim1=1, dim2=2)[:, : OPPOSED + 1].clamp(min=0).sqrt()
-    both = norms.prod(dim=1)
-    quiet = below_noise(gramians, noise)[:, 0] | (both == 0)
-    cosines = torch.where(quiet, 0.0, gramians[:, TARGET, OPPOSED] / torch.where(quiet, 1.0, both))
-    return [[float(f"{value:.6g}") for value in row] for row in torch.column_stack([cosines, norms]).tolist()]
+def by_layer(gramians: Tensor, names: Sequence[str], noise: float) -> dict[str, list[list[float]]]:
+    """[cosine, norm_target, norm] of each Gramian [layers, 1 + k, 1 + k]; noise has no angle. Six digits.
+
+    `layers` is the first other gradient's, `layers/name` any further one's.
+    """
+    norms, quiet = gramians.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt(), below_noise(gramians, noise)
+    found = {}
+    for place, name in enumerate(names):
+        which = place + OPPOSED
+        pair = norms[:, [TARGET, which]]
+        both = pair.prod(dim=1)
+        silent = quiet[:, place] | (both == 0)
+        cosines = torch.where(silent, 0.0, gramians[:, TARGET, which] / torch.where(silent, 1.0, both))
+        rows = torch.column_stack([cosines, pair]).tolist()
+        found[f"layers{f'/{name}' if place else ''}"] = [[float(f"{value:.6g}") for value in row] for row in rows]
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from ogp.config import EvaluationSettings, TrainingSettings
+
+BUCKET_BYTES = 25 << 20
+"""Gradients that travel together: as much as DDP puts into a bucket of its own."""
 
 
 def world_size() -> int:
@@ -45,9 +48,15 @@ def choose_device() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
-def begin_average(tensors: list[Tensor]) -> Callable[[], None]:
-    """Start averaging `tensors` over all processes, in place; the returned function waits for the end."""
-    works = [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]
+def begin_average(tensors: Sequence[Tensor]) -> Callable[[], None]:
+    """Start averaging dense `tensors` over all processes, in place; the returned function waits for the end.
+
+    One collective for each `BUCKET_BYTES` of them, however many tensors there are. NCCL reduces them where they lie;
+    gloo copies a bucket at a time.
+    """
+    assert distributed.group.WORLD is not None
+    options = distributed.AllreduceCoalescedOptions()
+    works = [distributed.group.WORLD.allreduce_coalesced(bucket, options) for bucket in in_buckets(tensors)]
 
     def finish() -> None:
         for work in works:
@@ -56,6 +65,20 @@ def begin_average(tensors: list[Tensor]) -> Callable[[], None]:
             torch._foreach_div_(tensors, distributed.get_world_size())
 
     return finish
+
+
+def in_buckets(tensors: Sequence[Tensor], limit: int = BUCKET_BYTES) -> list[list[Tensor]]:
+    """`tensors` in their order, those of one dtype together until they have more than `limit` bytes."""
+    buckets: list[list[Tensor]] = []
+    filling: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        bucket = filling.setdefault(tensor.dtype, [])
+        if not bucket:
+            buckets.append(bucket)
+        bucket.append(tensor)
+        if sum(t.nbytes for t in bucket) > limit:
+            filling[tensor.dtype] = []
+    return buckets
 
 
 def reshard(model: nn.Module) -> None:
@@ -96,6 +119,11 @@ def refuse_unsupported(trainer: Any) -> None:
             raise ValueError(
                 "FSDP's `cpu_ram_efficient_loading` leaves all but one process without weights, and so without a "
                 "teacher: set it to false"
+            )
+        if args.save_strategy != "no" and accelerator.num_processes > 1:
+            raise ValueError(
+                "`training.checkpoint_every` cannot be had with several processes under FSDP2, where each holds its "
+                "shard only of what a checkpoint is: set it to 0, or use DDP"
             )
         # without a synchronisation per micro-batch FSDP2 adds the two losses' gradients into one buffer
         accelerator.gradient_state.plugin_kwargs["sync_each_batch"] = True

@@ -10,7 +10,7 @@ import torch
 from ogp.config import RunConfig
 from ogp.models import load_model
 from ogp.runs.progress import Silent
-from ogp.training.distributed import choose_device
+from ogp.training.distributed import choose_device, refuse_together
 from ogp.training.stages import train
 from ogp.training.trainer import Diverged
 from ogp.training.training_data import training_examples
@@ -20,6 +20,7 @@ def follow(config: RunConfig, folder: Path, *, halved: bool = False) -> None:
     """Train what `run_experiment` trains in the first process, from the same model, examples and random numbers."""
     if config.training.steps == 0:
         return
+    refuse_together(config.training, config.evaluation)
     config = config.halved() if halved else config
     choose_device()
     torch.manual_seed(config.seed)

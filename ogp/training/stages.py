@@ -14,7 +14,7 @@ from ogp.models import load_model
 from ogp.runs.progress import Progress
 from ogp.step.method import used_gradients
 from ogp.training.checkpoints import CHECKPOINTS, newest_whole
-from ogp.training.distributed import check_ranks_agree, is_first, part, refuse_together, whole_weights
+from ogp.training.distributed import check_ranks_agree, is_first, part, whole_weights
 from ogp.training.early_stopping import EarlyStopping
 from ogp.training.trainer import OGPTrainer, make_training_arguments
 from ogp.training.training_data import load_examples
@@ -39,7 +39,6 @@ def train(
     """
     checkpoints, training = folder / CHECKPOINTS, config.training
     second = training.second_stage
-    refuse_together(training, config.evaluation)
     # now, while the model is the starting one: some of the answers are its own
     own = {g.name: load_examples(g.data, config, model, tokenizer) for g in used_gradients(config.method) if g.data}
 

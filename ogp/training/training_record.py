@@ -73,11 +73,11 @@ class TrainingRecord(TrainerCallback):
         if not logs or "train_loss_step" not in logs:
             return
         step = self.steps_before + state.global_step
-        logged = {key: value for key, value in logs.items() if key not in {"step", "epoch", "layers"}}
-        scalars: dict[str, Any] = {key: value if math.isfinite(value) else None for key, value in logged.items()}
-        row = {"step": step, **scalars}
-        if "layers" in logs:
-            row["layers"] = logs["layers"]
+        logged: dict[str, Any] = {key: value for key, value in logs.items() if key not in {"step", "epoch"}}
+        by_depth = {key: value for key, value in logged.items() if isinstance(value, list)}
+        figures = {key: value for key, value in logged.items() if key not in by_depth}
+        scalars = {key: value if math.isfinite(value) else None for key, value in figures.items()}
+        row = {"step": step, **scalars, **by_depth}
         self.steps.append(row)
         _append(self._path, row)
         if row["train_loss_step"] is not None:

@@ -35,10 +35,21 @@ def test_diagnostics_below_the_noise_say_so() -> None:
 
 def test_a_layer_below_the_noise_has_no_angle() -> None:
     layers = torch.tensor([[[4.0, -3.0], [-3.0, 9.0]], [[4.0, -1e-31], [-1e-31, 1e-31]]], dtype=torch.float64)
-    (angle, *_), (none, *norms) = by_layer(layers, 1e-4)
+    (angle, *_), (none, *norms) = by_layer(layers, ["batch"], 1e-4)["layers"]
     assert angle == -0.5
     assert none == 0.0
     assert norms == [2.0, pytest.approx(1e-31**0.5, rel=1e-5)]
+
+
+def test_every_gradient_has_its_layers_under_its_name() -> None:
+    vectors = torch.tensor(
+        [[[3.0, 4.0], [5.0, 0.0], [0.0, -2.0]], [[1.0, 0.0], [0.0, 1.0], [1e-9, 0.0]]], dtype=torch.float64
+    )
+    found = by_layer(vectors @ vectors.mT, ["batch", "harmful-nll"], 1e-4)
+    assert found == {
+        "layers": [[0.6, 5.0, 5.0], [0.0, 1.0, 1.0]],
+        "layers/harmful-nll": [[-0.8, 5.0, 2.0], [0.0, 1.0, 1e-9]],
+    }
 
 
 def test_several_gradients_have_names_and_a_followed_one_is_not_removed() -> None:
