@@ -48,7 +48,7 @@ def choose_device() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
-def begin_average(tensors: Sequence[Tensor]) -> Callable[[], None]:
+def begin_average(tensors: list[Tensor]) -> Callable[[], None]:
     """Start averaging dense `tensors` over all processes, in place; the returned function waits for the end.
 
     One collective for each `BUCKET_BYTES` of them, however many tensors there are. NCCL reduces them where they lie;

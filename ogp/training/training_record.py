@@ -76,7 +76,7 @@ class TrainingRecord(TrainerCallback):
         logged: dict[str, Any] = {key: value for key, value in logs.items() if key not in {"step", "epoch"}}
         by_depth = {key: value for key, value in logged.items() if isinstance(value, list)}
         figures = {key: value for key, value in logged.items() if key not in by_depth}
-        scalars = {key: value if math.isfinite(value) else None for key, value in figures.items()}
+        scalars: dict[str, Any] = {key: value if math.isfinite(value) else None for key, value in figures.items()}
         row = {"step": step, **scalars, **by_depth}
         self.steps.append(row)
         _append(self._path, row)

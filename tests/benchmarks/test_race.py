@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+import ogp.step.engine_choice
 import ogp.step.ghost
+import ogp.step.outer_products
 from benchmarks import steps
+from benchmarks.growth import Point, workload_of
 from benchmarks.measure import OURS, PEER_EVERY, Race
 from benchmarks.workloads import (
     Workload,
@@ -21,6 +24,10 @@ from benchmarks.workloads import (
     stock_batch,
     trainable,
 )
+from ogp.method_settings import MethodSettings
+from ogp.step.batches import Positions
+from ogp.step.causal_lm import choose_collator
+from ogp.step.engine_choice import expected_cost
 from tests import tiny
 
 SET_UPS = {name: getattr(steps, name) for name in ("sft", "dual", "original", "two_forwards")}
@@ -81,6 +88,32 @@ def test_flops_are_those_of_the_cost_model(kind: str, tmp_path: Path) -> None:
     race = Race(work, {"sft": steps.sft, "dual": steps.dual}, tmp_path)
     race.warm_up()
     assert race.flops["dual"] / race.flops["sft"] == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("rows", "answers", "vocabulary"),
+    [
+        (2, 0.5, 2048),  # factors pay for every weight
+        (2, 0.125, 512),
+        (8, 0.125, 2048),  # for the head only
+        (8, 1.0, 256),  # for none: what dual costs
+    ],
+)
+def test_flops_of_the_few_tokens_engine_are_those_of_its_cost_model(
+    rows: int, answers: float, vocabulary: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `auto` decides by, whole steps: without the traffic it allows for, which is no arithmetic."""
+    monkeypatch.setattr(ogp.step.engine_choice, "TRAFFIC", 0)
+    monkeypatch.setattr(ogp.step.outer_products, "TRAFFIC", 0)
+    work = workload_of(Point(1, width=192, layers=2, vocabulary=vocabulary, rows=rows, length=16, answers=answers))
+    collate, _ = choose_collator(work.model, Positions(work.examples, "answer"), work.pad_id)
+    method = MethodSettings(update_cosine_every=0, check_every=0)  # neither is in the race
+    share = expected_cost(method, work.model, [collate(batch) for batch in work.batches])
+    assert (share == 1) == (rows == 8 and answers == 1)
+    expected = expected_flop_ratio(work) * share
+    race = Race(work, {"sft": steps.sft, "ghost": steps.ghost}, tmp_path)
+    race.warm_up()
+    assert race.flops["ghost"] / race.flops["sft"] == pytest.approx(expected, rel=0.03)
 
 
 def test_for_few_tokens_the_update_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
