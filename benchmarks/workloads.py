@@ -16,6 +16,8 @@ from ogp.models import load_model
 from ogp.pairs import load_pairs
 from ogp.step.batches import IGNORE, Batch, Example, Positions
 from ogp.step.causal_lm import base_causal_lm, choose_collator, head_of
+from ogp.training.host_memory import keep_memory
+from ogp.training.learning_rates import decoder_layers
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 BATCH, TOKENS = 8, 64
@@ -66,6 +68,7 @@ def load(name: str) -> Workload:
 
 def make(name: str, model: Any, batches: list[list[Example]], pad_id: int, micro_batches: int = 1) -> Workload:
     """A workload of any model: in training mode, with the fused AdamW that transformers.Trainer takes by default."""
+    keep_memory()  # as `ogp train` does; every competitor gains by it, some of them more than ours
     model.train()
     optimizer = torch.optim.AdamW(trainable(model), lr=LEARNING_RATE, fused=True)
     return Workload(name, model, batches, pad_id, optimizer, micro_batches)
@@ -122,21 +125,23 @@ def expected_flop_ratio(workload: Workload) -> float:
     Per weight and token 2 for the forward pass, 2 for the activations' gradient, 2 for the weight's own gradient.
     Full: the decoder costs 2 + 4 for stock, 2 + 2 x 4 for dual; the head 6, and 2 (student) + 2 (teacher) + 2 x 4 on
     loss-carrying rows. LoRA: frozen weights cost 2 + 2 and 2 + 2 x 2, adapters as above; the head 4 on either side,
-    since a frozen head needs no teacher logits and one product for both gradients.
+    since a frozen head needs no teacher logits and one product for both gradients. The last layer's feed-forward
+    block, too, works on loss-carrying rows only.
     """
     collate, _ = choose_collator(workload.model, Positions(workload.examples, "answer"), workload.pad_id)
     parts = [part for batch in workload.batches for part in workload.parts(batch)]
-    stock, dual = [stock_batch(part, workload.pad_id) for part in parts], [collate(part) for part in parts]
+    batches = [collate(part) for part in parts]
+    stock = sum(stock_batch(part, workload.pad_id)["input_ids"].numel() for part in parts)
+    ours, rows = sum(b["input_ids"].numel() for b in batches), sum(len(b["positions"]) for b in batches)
     causal_lm = base_causal_lm(workload.model)
-    frozen = not head_of(causal_lm).weight.requires_grad
-    head = head_of(causal_lm).weight.numel()
-    matrices = {n: p.numel() for n, p in causal_lm.named_parameters() if "layers." in n and p.ndim == 2}
-    adapters = sum(size for name, size in matrices.items() if "lora_" in name)
-    decoder = sum(matrices.values()) - adapters
-    tokens = sum(batch["input_ids"].numel() for batch in stock)
-    trimmed, rows = sum(b["input_ids"].numel() for b in dual), sum(len(b["positions"]) for b in dual)
-    if frozen:
-        return ((6 * decoder + 10 * adapters) * trimmed + 4 * head * rows) / (
-            (4 * decoder + 6 * adapters + 4 * head) * tokens
-        )
-    return (10 * decoder * trimmed + 12 * head * rows) / (6 * (decoder + head) * tokens)
+    head = head_of(causal_lm).weight
+    last = {id(p) for p in decoder_layers(causal_lm)[-1].get_submodule("mlp").parameters()}
+    sft = dual = 0
+    for name, weight in causal_lm.named_parameters():
+        if "layers." in name and weight.ndim == 2:
+            frozen = not head.requires_grad and "lora_" not in name
+            sft += weight.numel() * stock * (4 if frozen else 6)
+            dual += weight.numel() * (rows if id(weight) in last else ours) * (6 if frozen else 10)
+    sft += head.numel() * stock * (6 if head.requires_grad else 4)
+    dual += head.numel() * rows * (12 if head.requires_grad else 4)
+    return dual / sft

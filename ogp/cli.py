@@ -14,12 +14,14 @@ from ogp.gate.command import main as gate_main
 from ogp.hub import check_sources
 from ogp.redaction import guard_output
 from ogp.runs.exit_codes import DIVERGED, DONE, machine_fault
+from ogp.training.host_memory import keep_memory
 from ogp.training.launch import launch, launched
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: a run's is one of `ogp.runs.exit_codes`; else 0, or 2 for something to mend, without a traceback."""
     guard_output()
+    keep_memory()
     options = _parser().parse_args(arguments)
     options.words = sys.argv[1:] if arguments is None else list(arguments)
     try:

@@ -36,6 +36,8 @@ ALLOWED = {
     "tape": set(),
     "outer_products": set(),
     "learning_rates": set(),
+    "host_memory": set(),
+    "last_layer": {"learning_rates"},
     "config_files": {"config", "redaction"},
     "embedded": {"config", "results"},
     "tracking": {"config", "redaction"},

@@ -20,6 +20,10 @@ Collator = Callable[[Sequence[Example]], Batch]
 
 IGNORE = -100
 """Label of a token without target loss, as everywhere in torch and transformers."""
+WORTH_PACKING = 0.95
+"""Share of the padded layout's tokens above which packing saves less than its attention costs."""
+EVEN_WIDTH = 8
+"""Padded rows are this many tokens wide, or a multiple: the vector units' own width, odd ones are slower."""
 
 
 class Positions:
@@ -98,7 +102,9 @@ class PaddedCollator:
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """The batch of `examples`."""
-        width = self.positions.width(examples)
+        longest = max(len(example["input_ids"]) for example in examples)
+        needed = self.positions.width(examples)
+        width = max(needed, min(longest, -(-needed // EVEN_WIDTH) * EVEN_WIDTH))
         rows = [list(example["input_ids"][:width]) for example in examples]
         where = [[i * width + t for t in self.positions.of(e)] for i, e in enumerate(examples)]
         return {
@@ -148,6 +154,19 @@ class PackedCollator:
             **_packed_rows(shared, [len(row) - shared for row in own])._asdict(),
             **_losses(self.positions, examples, where),
         }
+
+
+class ShorterCollator:
+    """The packed row, or padded rows where that would hardly be shorter."""
+
+    def __init__(self, positions: Positions, pad_id: int) -> None:
+        self.packed, self.padded = PackedCollator(positions), PaddedCollator(positions, pad_id)
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        """The batch of `examples` in the layout that takes fewer tokens."""
+        packed, padded = self.packed(examples), self.padded(examples)
+        worth_it = packed["input_ids"].numel() <= WORTH_PACKING * padded["input_ids"].numel()
+        return packed if worth_it else padded
 
 
 def _packed_rows(shared: int, lengths: list[int]) -> PackedRows:

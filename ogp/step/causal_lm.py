@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from ogp.step.batches import Collator, PackedCollator, PaddedCollator, Positions, model_inputs
+from ogp.step.batches import Collator, PackedCollator, PaddedCollator, Positions, ShorterCollator, model_inputs
 from ogp.step.head import Head
 from ogp.step.packed_attention import packed_attention
 
@@ -82,7 +82,7 @@ def choose_collator(model: nn.Module, positions: Positions, pad_id: int) -> tupl
     obstacle = packing_obstacle(base_causal_lm(model), positions.longest)
     if obstacle is not None:
         return padded, f"padded: {obstacle}"
-    return PackedCollator(positions), "packed"
+    return ShorterCollator(positions, pad_id), "packed where that is shorter"
 
 
 @torch.no_grad()

@@ -22,9 +22,7 @@ from tests.reliability.victims import log_of, tiny, train, weights_of
 def whole(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing happened to."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OGP_CACHE", str(tmp_path_factory.getbasetemp() / "ogp-cache"))
-        assert train(tiny(tiny_folder), folder) == 0
+    assert train(tiny(tiny_folder), folder) == 0
     return folder
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ogp.step.batches import IGNORE, Batch, PackedCollator, PaddedCollator, Positions, model_inputs
+from ogp.step.batches import IGNORE, Batch, PackedCollator, PaddedCollator, Positions, ShorterCollator, model_inputs
 from ogp.step.causal_lm import hidden_states, packing_obstacle
 from ogp.step.packed_attention import packed_attention
 from tests import tiny
@@ -123,3 +123,13 @@ def test_the_check_for_packing_draws_no_random_numbers() -> None:
     before = torch.get_rng_state()
     packing_obstacle(model, longest=20)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_rows_are_packed_only_where_that_is_shorter() -> None:
+    alike, ragged = tiny.examples(8, shared=0), tiny.examples(8, shared=4)
+    for example in alike:
+        example["input_ids"] = (example["input_ids"] * 20)[:24]
+        example["labels"] = [IGNORE] * 12 + example["input_ids"][12:]
+    same, other = Positions(alike, "answer"), Positions(ragged, "answer")
+    assert ShorterCollator(same, pad_id=0)(alike)["input_ids"].shape == (8, 24)  # 23 are needed; 24 is even
+    assert ShorterCollator(other, pad_id=0)(ragged)["input_ids"].shape[0] == 1

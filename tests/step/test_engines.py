@@ -120,6 +120,9 @@ def test_families_with_their_own_heads(family: str, tmp_path: Path) -> None:
     assert_same(outcome(DualEngine, tiny.of_family(family), tmp_path, micro_batch=4), expected, 1e-7)
 
 
+LAYERS = 3
+
+
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_cost_is_that_of_the_model(kind: str, tmp_path: Path) -> None:
     """Per token and weight of the decoder a forward pass costs 2 FLOPs, and a backward pass 2 through the activations
@@ -131,7 +134,7 @@ def test_cost_is_that_of_the_model(kind: str, tmp_path: Path) -> None:
     examples = tiny.examples(8, shared=0)
 
     def made() -> Any:
-        model = tiny.llama(tied=True, hidden_size=192, intermediate_size=512, vocab_size=2048)
+        model = tiny.llama(tied=True, layers=LAYERS, hidden_size=192, intermediate_size=512, vocab_size=2048)
         return tiny.with_lora(model) if kind == "lora" else model
 
     model = made()
@@ -149,16 +152,19 @@ def test_cost_is_that_of_the_model(kind: str, tmp_path: Path) -> None:
     with FlopCounterMode(display=False) as dual, engine.installed():
         engine.accumulate(model, batch, TokenCounts(1, 1), plain_backward)
 
-    adapters = sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
-    decoder = sum(p.numel() for n, p in model.named_parameters() if "_proj" in n) - adapters
-    head = 2048 * 192
-    tokens, trimmed, rows = len(examples) * width, batch["input_ids"].numel(), len(batch["positions"])
+    sizes = {n: p.numel() for n, p in model.named_parameters() if "_proj" in n}
+    adapters = sum(size for n, size in sizes.items() if "lora_" in n)
+    decoder, head = sum(sizes.values()) - adapters, 2048 * 192
+    last = {n: size for n, size in sizes.items() if f"layers.{LAYERS - 1}.mlp" in n}
+    last_adapters = sum(size for n, size in last.items() if "lora_" in n)
+    last_block = sum(last.values()) - last_adapters
+    tokens, ours, rows = len(examples) * width, batch["input_ids"].numel(), len(batch["positions"])
+    spared = ours - rows
     if kind == "full":
-        expected = (10 * decoder * trimmed + 12 * head * rows) / (6 * (decoder + head) * tokens)
+        expected = (10 * (decoder * ours - last_block * spared) + 12 * head * rows) / (6 * (decoder + head) * tokens)
     else:
-        expected = ((6 * decoder + 10 * adapters) * trimmed + 4 * head * rows) / (
-            (4 * decoder + 6 * adapters + 4 * head) * tokens
-        )
+        frozen, trained = decoder * ours - last_block * spared, adapters * ours - last_adapters * spared
+        expected = (6 * frozen + 10 * trained + 4 * head * rows) / ((4 * decoder + 6 * adapters + 4 * head) * tokens)
     assert dual.get_total_flops() / plain.get_total_flops() == pytest.approx(expected, rel=0.03)
 
 

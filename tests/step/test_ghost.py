@@ -51,13 +51,17 @@ def test_factors_and_formed_gradients_say_the_same(tokens: int, lookups: int, sc
 
 
 def test_weights_that_read_the_same_inputs_share_their_products(always_pays: None, tmp_path: Path) -> None:
-    """Query, key and value: one product of inputs; tokens^2 (columns + 2 rows) each for the rest."""
+    """Query, key and value: one product of inputs; tokens^2 (columns + 2 rows) each for the rest.
+
+    The last layer's feed-forward block sees the rows that carry loss only, as the head does.
+    """
     pair, *_ = run(GhostEngine, make("full", False), tmp_path, layout="padded")
-    tokens = 8 * max(len(e["input_ids"][:-1]) for e in EXAMPLES)
+    tokens = 8 * max(len(e["input_ids"]) for e in EXAMPLES)
     size, inner, kv, layers = 16, 24, 8, 3
     rows = sum(label != -100 for e in EXAMPLES for label in e["labels"])
-    expected = layers * tokens**2 * (3 * size + inner + 2 * (2 * size + 2 * kv + 2 * inner + size))
-    expected += rows**2 * (size + 2 * tiny.VOCABULARY)
+    attention, block = 2 * size + 2 * (2 * size + 2 * kv), size + inner + 2 * (2 * inner + size)
+    expected = layers * tokens**2 * attention + (layers - 1) * tokens**2 * block
+    expected += rows**2 * (block + size + 2 * tiny.VOCABULARY)
     with FlopCounterMode(display=False) as counter:
         pair.products()
     assert counter.get_total_flops() == 2 * expected
