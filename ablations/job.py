@@ -103,6 +103,11 @@ def give_up(job: Job, message: str) -> None:
     _move(job, "failed", message)
 
 
+def put_back(job: Job, message: str) -> None:
+    """Record that the job is queued again, for a reason its subprocess knows nothing of."""
+    _move(job, "queued", message)
+
+
 def wants_another_try(job: Job) -> bool:
     """Whether this command goes on with the job at once: after its first lack of memory."""
     return job.state == "queued" and job.halved and not job.message

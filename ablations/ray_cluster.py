@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablations.interruption import Interrupted, deferred
 from ogp.config_files import ConfigError
 from ogp.network import why_unreachable
 
@@ -80,23 +80,23 @@ def connected(address: str | None) -> Iterator[Cluster]:
     address = address or os.environ.get("RAY_ADDRESS") or None
     _refuse_unanswered(address)
     left_out = [f"/{path.name}" for path in ROOT.iterdir() if path.name not in ROOMS]
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        ray.init(
-            address=address,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            runtime_env={"working_dir": str(ROOT), "excludes": left_out},
-        )
+        with deferred():  # puts our handlers back too: Ray has its own for SIGTERM, which exits
+            ray.init(
+                address=address,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                runtime_env={"working_dir": str(ROOT), "excludes": left_out},
+            )
+    except SystemExit as error:
+        raise Interrupted("SIGTERM") from error
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
         first_line = " ".join(str(error).split())[:400]
         raise ConfigError(
             f"--executor ray: cannot join the cluster at {address or 'this machine'}: {first_line}. Run this command "
             "on one of its machines, with the RAY_AUTH_MODE and the token that it was started with"
         ) from error
-    for number, handler in handlers.items():
-        signal.signal(number, handler)  # Ray has put its own in place
     try:
         yield Cluster(ray)
     finally:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablations.attempt import POLL_SECONDS, Attempt, Ended, stop
-from ablations.job import Job, begin, give_up, settle, wants_another_try
+from ablations.job import Job, begin, give_up, put_back, settle, wants_another_try
 from ablations.ray_cluster import Cluster, Need
 from ablations.travel import Luggage, brought_back, pack, scratch_copy, sees, unpack_model
 from ogp.config_files import ConfigError
@@ -127,6 +127,7 @@ class _Dispatcher:
         if self.losses[job.run_id] >= LOSSES:
             give_up(job, f"its node or worker was lost {LOSSES} times, at last: {type(error).__name__}")
             return
+        put_back(job, "its node or worker was lost")
         self.not_before[job.run_id] = time.monotonic() + PAUSE_SECONDS
         self.waiting.insert(0, job)
 

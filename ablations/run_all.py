@@ -18,8 +18,8 @@ from ablations.attempt import start  # noqa: E402
 from ablations.choices import with_choices  # noqa: E402
 from ablations.display import clock, watch  # noqa: E402
 from ablations.estimate import estimate_seconds  # noqa: E402
-from ablations.executors import add_arguments, check, executor  # noqa: E402
-from ablations.interruption import Interrupted, interruptible  # noqa: E402
+from ablations.executors import Executor, add_arguments, check, executor  # noqa: E402
+from ablations.interruption import Interrupted, deferred, interruptible  # noqa: E402
 from ablations.job import Job, take_stock  # noqa: E402
 from ablations.studies import Planned, needs_hub, plan_study, study_names, study_path  # noqa: E402
 from ogp.config_files import ConfigError, to_yaml  # noqa: E402
@@ -132,8 +132,7 @@ def _execute(console: Console, planned: Sequence[Planned], jobs: list[Job], opti
         if queued:
             with executor(options) as chosen:
                 _prepare(console, queued, options.results)
-                with watch(console, jobs, _time_left(jobs, chosen.side_by_side)) as changed:
-                    chosen.run(jobs, changed=changed)
+                _run(console, jobs, chosen)
         for study in planned:
             plan, told = with_choices(study.plan, study.choices, options.results)
             write_record(options.results / f"{plan.study}.study.json", plan)
@@ -149,6 +148,16 @@ def _execute(console: Console, planned: Sequence[Planned], jobs: list[Job], opti
         console.print(f"  log: {job.log}", markup=False)
     _report(console, planned, options)
     return 1 if broken else 0
+
+
+def _run(console: Console, jobs: Sequence[Job], chosen: Executor) -> None:
+    with deferred() as heed_interruption, watch(console, jobs, _time_left(jobs, chosen.side_by_side)) as show:
+
+        def changed() -> None:
+            show()
+            heed_interruption()
+
+        chosen.run(jobs, changed=changed)
 
 
 def _time_left(jobs: Sequence[Job], workers: int) -> Callable[[], float]:
