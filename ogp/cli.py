@@ -224,9 +224,15 @@ def _clean(options: argparse.Namespace) -> int:
 
     def sure(question: str) -> bool:
         print(question)
-        return options.yes or (sys.stdin.isatty() and input("[y/N] ").strip().lower() in ("y", "yes"))
+        if options.yes:
+            return True
+        if not sys.stdin.isatty():
+            print("nobody is there to ask: --yes deletes without asking")
+            return False
+        return input("[y/N] ").strip().lower() in ("y", "yes")
 
-    print(f"{clean(options.results, sure)} runs deleted")
+    deleted = clean(options.results, sure)
+    print(f"deleted: {deleted}" if deleted else "nothing deleted")
     return 0
 
 

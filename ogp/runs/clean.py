@@ -39,7 +39,8 @@ def clean(results: Path, sure: Callable[[str], bool]) -> int:
         size = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
         states = ", ".join(f"{folder.name} ({read_status(folder).state})" for folder in folders[:10])
         more = f" and {len(folders) - 10} more" if len(folders) > 10 else ""
-        if not sure(f"{states}{more}\ndelete {len(folders)} incomplete runs, {size / 1e6:.1f} MB, with their logs?"):
+        what = "1 incomplete run" if len(folders) == 1 else f"{len(folders)} incomplete runs"
+        if not sure(f"{states}{more}\ndelete {what}, {size / 1e6:.1f} MB, with logs and checkpoints?"):
             return 0
         for folder in folders:
             shutil.rmtree(folder)
