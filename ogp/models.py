@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,8 @@ def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToke
     where = str(folder) if folder else settings.source
     offline = folder is not None or not hub_reachable()
     try:
+        if folder is not None:
+            check_weight_index(folder)
         tokenizer = AutoTokenizer.from_pretrained(
             where,
             revision=settings.revision,
@@ -82,6 +85,21 @@ def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToke
     if torch.cuda.is_available():
         model = model.cuda()
     return model.eval(), tokenizer
+
+
+def check_weight_index(folder: Path) -> None:
+    """Weights that are split over several files all lie in `folder`: transformers opens whatever path its index names.
+
+    Errors: `ValueError` with the index and the name. Source of the weakness: CVE-2026-75104.
+    """
+    for index in sorted(folder.glob("*.index.json")):
+        content = json.loads(index.read_bytes())
+        names = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(names, dict):
+            raise ValueError(f"{index.name} has no weight_map")
+        for name in names.values():
+            if not isinstance(name, str) or name in {"", "..", "."} or Path(name).name != name:
+                raise ValueError(f"{index.name} names {name!r}, which is no file of the folder")
 
 
 def _with_adapters(model: PreTrainedModel, settings: ModelSettings) -> PreTrainedModel:

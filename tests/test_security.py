@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from ablations.studies import plan_study
 from ogp.cli import main
 from ogp.config import RunConfig
 from ogp.config_files import LARGEST_FILE, ConfigError, load_config, read_yaml, to_yaml
+from ogp.evaluation.hub_judge import hub_classifier
 from ogp.models import ModelError, load_model
 from ogp.redaction import REDACTED, RedactedStream, redact, redacted
 from ogp.results import read_lines, write_lines
@@ -246,3 +249,40 @@ def test_pickled_weights_and_code_beside_a_model_are_never_run(tiny_folder: Path
         with pytest.raises(ModelError, match=r"model\.source"):
             load_model(RunConfig.model_validate({"model": {"source": str(folder)}}).model)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/dev/zero", "part/model.safetensors", "..", "", 7, None])
+def test_an_index_cannot_name_weights_outside_its_folder(name: Any, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = copy_of(tiny_folder, tmp_path / "split")
+    (folder / "model.safetensors").rename(tmp_path / "secret.safetensors")
+    index = {"metadata": {}, "weight_map": {"model.norm.weight": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"`model\.source`.*index\.json names .* no file of the folder"):
+        load_model(RunConfig.model_validate({"model": {"source": str(folder)}}).model)
+    with pytest.raises(ValueError, match=r"`judge`.*index\.json names .* no file of the folder"):
+        hub_classifier(str(folder), None, "No.", None, False)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": []}', "{"])
+def test_an_index_that_is_none_is_an_error_that_says_so(content: str, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = copy_of(tiny_folder, tmp_path / "split")
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ModelError, match=r"`model\.source`: cannot load"):
+        load_model(RunConfig.model_validate({"model": {"source": str(folder)}}).model)
+
+
+def test_weights_that_are_split_inside_their_folder_are_loaded(tiny_folder: Path, tmp_path: Path) -> None:
+    settings = RunConfig.model_validate({"model": {"source": str(tiny_folder)}}).model
+    model, tokenizer = load_model(settings)
+    model.save_pretrained(tmp_path / "split", max_shard_size="20KB")
+    tokenizer.save_pretrained(tmp_path / "split")
+    assert len(list((tmp_path / "split").glob("model-*.safetensors"))) > 1
+    again, _ = load_model(settings.model_copy(update={"source": str(tmp_path / "split")}))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_every_exception_of_the_audit_is_explained() -> None:
+    root = Path(__file__).parent.parent
+    [line] = [row for row in (root / "Makefile").read_text().splitlines() if row.startswith("AUDIT_EXCEPTIONS")]
+    explained = (root / "SECURITY.md").read_text().split("## Dependencies")[1]
+    assert set(re.findall(r"^\| ((?:PYSEC|CVE)-[\d-]+)", explained, re.MULTILINE)) == set(line.split("=")[1].split())

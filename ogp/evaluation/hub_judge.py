@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from ogp.evaluation.refusal import Reply, Verdict
+from ogp.models import check_weight_index
 
 # How public classifiers name their classes: REJECTION / NORMAL, refusal / no_refusal, refused / complied ...
 _NO_REFUSAL = re.compile(r"\b(?:no|not|non|normal|compl\w+|accept\w*|answer\w*|safe|help\w*|direct answer)\b")
@@ -29,6 +31,8 @@ def _load(model: str, revision: str | None) -> tuple[Any, dict[str, Reply]]:
     from transformers import pipeline
 
     try:
+        if Path(model).is_dir():
+            check_weight_index(Path(model))
         classifier = pipeline(
             "text-classification",
             model=model,
