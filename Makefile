@@ -38,10 +38,11 @@ lint: $(READY)
 AUDIT_EXCEPTIONS = PYSEC-2026-1939 PYSEC-2026-3804 CVE-2023-48022 CVE-2025-34351 CVE-2026-75104
 
 # In an environment of its own: an auditor's dependencies are none of ours. `--no-deps`: the lock names them all.
+# `--strict`: an index that has no records is a failure, not a pass.
 audit:
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet pip-audit
-	.venv-audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip \
+	.venv-audit/bin/pip-audit --strict --requirement requirements.lock --no-deps --disable-pip \
 		$(addprefix --ignore-vuln ,$(AUDIT_EXCEPTIONS))
 
 bench: $(READY)
