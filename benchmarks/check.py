@@ -7,12 +7,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.measure import CORE, Race, ratios, resampled_medians
+from benchmarks.measure import ratios, resampled_medians
+from benchmarks.race import CORE, Race
 from benchmarks.record import DATA, device, newest_record
 from benchmarks.steps import competitors
 from benchmarks.workloads import THREADS, load
@@ -62,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measured(name: str, rounds: int) -> dict[str, Any]:
-    """Samples of `sft` and `dual` alone on one workload."""
+    """Samples of CORE alone on one workload."""
     with tempfile.TemporaryDirectory() as cache:
         set_ups = {competitor: competitors(name)[competitor] for competitor in CORE}
-        race = Race(load(name), set_ups, Path(cache))
+        race = Race(partial(load, name), set_ups, Path(cache))
         race.warm_up()
         for _ in range(rounds):
             race.round()
@@ -73,10 +75,11 @@ def measured(name: str, rounds: int) -> dict[str, Any]:
 
 
 def compare(name: str, before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
-    """Time and FLOPs of `dual`, each over stock SFT of the same record, now against before."""
-    flops = [record["dual"]["flops"] / record["sft"]["flops"] for record in (before, now)]
+    """Time and FLOPs of `dual`, each over SFT's in the same process, now against before."""
+    sft, dual = CORE
+    flops = [record[dual]["flops"] / record[sft]["flops"] for record in (before, now)]
     return [
-        compare_times(f"{name}: time x SFT", ratios(before, "dual"), ratios(now, "dual")),
+        compare_times(f"{name}: time x SFT", ratios(before, dual, sft), ratios(now, dual, sft)),
         compare_flops(f"{name}: FLOPs x SFT", *flops),
     ]
 

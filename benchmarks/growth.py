@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.measure import CORE, Race
+from benchmarks.race import CORE, Race
 from benchmarks.steps import competitors
 from benchmarks.workloads import THREADS, Workload, expected_flop_ratio, make, random_batch
 
@@ -101,9 +102,9 @@ class Growth:
         self.expected: list[float] = []
         self.races: list[Race] = []
         for point in self.points:
-            workload = workload_of(point)
-            self.expected.append(expected_flop_ratio(workload))
-            self.races.append(Race(workload, set_ups, cache))
+            race = Race(partial(workload_of, point), set_ups, cache)
+            self.expected.append(expected_flop_ratio(race.lane.workload))
+            self.races.append(race)
 
     def warm_up(self) -> None:
         """Once through every point untimed; FLOPs are counted."""
@@ -112,7 +113,7 @@ class Growth:
 
     def round(self) -> None:
         """One timed step of both at every point; the point that begins changes from round to round."""
-        first = len(self.races[0].seconds["sft"]) % len(self.races)
+        first = len(self.races[0].seconds["dual"]) % len(self.races)
         for race in self.races[first:] + self.races[:first]:
             race.round()
 

@@ -1,8 +1,7 @@
-"""Paired timing, FLOPs, peak memory and a bare matrix product: the raw samples and what is computed from them."""
+"""What is computed from raw samples, peak memory, and the speed of a bare matrix product."""
 
 from __future__ import annotations
 
-import math
 import statistics
 import subprocess
 import sys
@@ -15,16 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.steps import SetUp, Step, competitors
-from benchmarks.workloads import Workload, leave_teacher, load
+from benchmarks.steps import competitors, keeps_memory
+from benchmarks.workloads import leave_teacher, load
+from ogp.training.host_memory import keep_memory
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = ("sft", "dual")
-OURS = (*CORE, "ghost")
-PEER_EVERY = 3
-"""OURS run in every round, the others, up to three times as slow, in every third."""
 MEMORY_STEPS = 2
 DRAWS = 2000
 
@@ -39,92 +34,13 @@ class Interval:
     n: int
 
 
-def product_flops(added_to: Sequence[int], a: Sequence[int], b: Sequence[int], **kwargs: Any) -> int:
-    """FLOPs of a @ b from the shapes; the sum that it is added to is left out, as torch's counter does."""
-    return 2 * math.prod(a) * b[-1]
-
-
-def no_flops(*shapes: Sequence[int], **kwargs: Any) -> int:
-    """Of attention: torch's counter knows no kernel of a CPU for it, so nobody's is counted, ours neither."""
-    return 0
-
-
-COUNTED = {
-    torch.ops.aten.addmm_: product_flops,
-    torch.ops.aten.baddbmm_: product_flops,
-    torch.ops.aten.bmm: no_flops,
-}
-"""What torch's counter is told: it knows sums in place, as our head makes them, only out of place."""
-
-
-class Race:
-    """All competitors on one model in one process, a step each per round: every ratio is of neighbours in time.
-
-    Args:
-        workload: its student is at the teacher's weights and is moved off them here.
-        set_ups: by name, `sft` among them.
-    """
-
-    def __init__(self, workload: Workload, set_ups: dict[str, SetUp], cache: Path) -> None:
-        self.workload = workload
-        self.steps: dict[str, Step] = {name: set_up(workload, cache) for name, set_up in set_ups.items()}
-        leave_teacher(workload.model)
-        self.seconds: dict[str, list[float | None]] = {name: [] for name in self.steps}
-        self.optimizer_seconds: dict[str, list[float | None]] = {name: [] for name in self.steps}
-        self.losses: dict[str, float] = {}
-        self.flops: dict[str, int] = {}
-        self._began = self._in_optimizer = 0.0
-        workload.optimizer.register_step_pre_hook(self._optimizer_begins)
-        workload.optimizer.register_step_post_hook(self._optimizer_ends)
-
-    def warm_up(self) -> None:
-        """One untimed step per batch and competitor, on which FLOPs are counted and the mean loss is kept."""
-        for name, step in self.steps.items():
-            with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
-                self.losses[name] = statistics.fmean(step() for _ in self.workload.batches)
-            self.flops[name] = counter.get_total_flops()
-
-    def round(self) -> None:
-        """One timed step of each competitor whose turn it is; who begins changes from round to round."""
-        number = len(self.seconds["sft"])
-        names = list(self.steps)
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            out = name not in OURS and number % PEER_EVERY != 0
-            self.seconds[name].append(None if out else self._timed(self.steps[name]))
-            self.optimizer_seconds[name].append(None if out else self._in_optimizer)
-
-    def record(self) -> dict[str, Any]:
-        """Raw samples by competitor, as they stand in the committed JSON; None where one sat a round out."""
-        return {
-            name: {
-                "seconds": self.seconds[name],
-                "optimizer_seconds": self.optimizer_seconds[name],
-                "flops": self.flops[name],
-                "loss": self.losses[name],
-            }
-            for name in self.steps
-        }
-
-    def _timed(self, step: Step) -> float:
-        began = time.perf_counter()
-        step()
-        return time.perf_counter() - began
-
-    def _optimizer_begins(self, *args: Any) -> None:
-        self._began = time.perf_counter()
-
-    def _optimizer_ends(self, *args: Any) -> None:
-        self._in_optimizer = time.perf_counter() - self._began
-
-
 def paired_ratios(samples: Sequence[float | None], baseline: Sequence[float | None]) -> list[float]:
     """samples / baseline of each round that has both."""
     return [a / b for a, b in zip(samples, baseline, strict=True) if a is not None and b is not None]
 
 
-def ratios(record: dict[str, Any], name: str, *, over: str = "sft", optimizer: bool = True) -> list[float]:
-    """Step time of `name` over that of stock SFT, round by round; `optimizer` False leaves AdamW's part out."""
+def ratios(record: dict[str, Any], name: str, over: str, *, optimizer: bool = True) -> list[float]:
+    """Step time of `name` over that of `over`, round by round; `optimizer` False leaves AdamW's part out."""
     return paired_ratios(_times(record[name], optimizer), _times(record[over], optimizer))
 
 
@@ -171,6 +87,8 @@ def _times(competitor: dict[str, Any], optimizer: bool) -> list[float | None]:
 
 
 def _own_peak(workload_name: str, competitor: str) -> int:
+    if keeps_memory(competitor):
+        keep_memory()
     workload = load(workload_name)
     with tempfile.TemporaryDirectory() as cache:
         step = competitors(workload_name)[competitor](workload, Path(cache))

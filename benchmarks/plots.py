@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.measure import median_interval, ratios
+from benchmarks.race import CORE
 from reports.style import COLOURS, MUTED, new_figure, style
 
 SFT, DUAL, THIRD = COLOURS[:3]
@@ -44,9 +45,9 @@ def peers(record: dict[str, Any]) -> Figure:
     for panel, (name, workload) in zip(panels, workloads.items(), strict=True):
         names = list(workload["competitors"])
         for row, competitor in enumerate(names):
-            colour = {"sft": MUTED, "dual": DUAL, "ghost": THIRD}.get(competitor, SFT)
+            colour = {"sft": MUTED, "sft_memory_kept": MUTED, "dual": DUAL, "ghost": THIRD}.get(competitor, SFT)
             for optimizer, face, shift in ((True, colour, -0.12), (False, "white", 0.16)):
-                found = median_interval(ratios(workload["competitors"], competitor, optimizer=optimizer))
+                found = median_interval(ratios(workload["competitors"], competitor, "sft", optimizer=optimizer))
                 panel.plot([found.low, found.high], [row + shift] * 2, color=colour, linewidth=1.5)
                 panel.plot(found.median, row + shift, "o", color=colour, markerfacecolor=face, markersize=5)
         panel.axvline(1, color=MUTED, linewidth=0.8)
@@ -92,10 +93,10 @@ def head_memory(record: dict[str, Any]) -> Figure:
 
 
 def _seconds(panel: Axes, points: list[dict[str, Any]]) -> None:
-    for side, colour, marker in (("sft", SFT, "s"), ("dual", DUAL, "o")):
+    for side, label, colour, marker in zip(CORE, ("SFT", "dual"), (SFT, DUAL), "so", strict=True):
         found = [median_interval(point["competitors"][side]["seconds"]) for point in points]
         sizes = [point["size"] for point in points]
-        panel.plot(sizes, [f.median for f in found], marker=marker, color=colour, label=side, linewidth=1.2)
+        panel.plot(sizes, [f.median for f in found], marker=marker, color=colour, label=label, linewidth=1.2)
         panel.fill_between(sizes, [f.low for f in found], [f.high for f in found], color=colour, alpha=0.2, linewidth=0)
     panel.set_ylabel("seconds per step")
     _log_scale(panel)
@@ -111,10 +112,12 @@ def _log_scale(panel: Axes) -> None:
 
 def _ratios(panel: Axes, points: list[dict[str, Any]]) -> None:
     sizes = [point["size"] for point in points]
-    found = [median_interval(ratios(point["competitors"], "dual")) for point in points]
+    found = [median_interval(ratios(point["competitors"], "dual", "sft_memory_kept")) for point in points]
     panel.plot(sizes, [f.median for f in found], "o-", color=DUAL, label="time, with AdamW")
     panel.fill_between(sizes, [f.low for f in found], [f.high for f in found], color=DUAL, alpha=0.2, linewidth=0)
-    counted = [point["competitors"]["dual"]["flops"] / point["competitors"]["sft"]["flops"] for point in points]
+    counted = [
+        point["competitors"]["dual"]["flops"] / point["competitors"]["sft_memory_kept"]["flops"] for point in points
+    ]
     panel.plot(sizes, counted, "x", color=THIRD, label="FLOPs, counted")
     panel.plot(sizes, [p["expected_flop_ratio"] for p in points], "--", color=MUTED, label="FLOPs, cost model")
-    panel.set(ylabel="dual over sft", ylim=(0.9, None))
+    panel.set(ylabel="dual over SFT", ylim=(0.9, None))

@@ -33,6 +33,10 @@ SetUp = Callable[[Workload, Path], Step]
 
 NEED_TORCHJD = {"full": ("torchjd_pcgrad", "torchjd_orthogonal")}
 """Steps of benchmarks/torchjd_steps.py, by workload."""
+MEMORY_KEPT = "_memory_kept"
+"""End of a name: the same step where freed memory is kept for the next one."""
+ALSO_KEPT = ("sft", "original", "torchjd_orthogonal")
+OURS = ("dual", "dual_with_update_cosine", "ghost")
 NOISE = 1e-4
 GUARD = 1e-9
 """Squared norm of the opposed gradient at or below which the original does not project."""
@@ -152,7 +156,7 @@ def two_forwards(workload: Workload, cache: Path) -> Step:
 
 
 def competitors(workload_name: str) -> dict[str, SetUp]:
-    """Who takes part in a workload, stock SFT first; torchjd's two where the extra `peers` is installed."""
+    """Who takes part in a workload, stock SFT first; torchjd's where the extra `peers` is installed."""
     core: list[SetUp] = [sft, dual]
     peers: dict[str, list[SetUp]] = {
         "full": [sft_linear_cross_entropy, dual_with_update_cosine, original, two_forwards],
@@ -166,7 +170,12 @@ def competitors(workload_name: str) -> dict[str, SetUp]:
             from benchmarks import torchjd_steps
 
             found[name] = getattr(torchjd_steps, name)
-    return found
+    return found | {name + MEMORY_KEPT: found[name] for name in ALSO_KEPT if name in found}
+
+
+def keeps_memory(name: str) -> bool:
+    """Whether a competitor runs where freed memory is kept: ours, as in `ogp train`, and who is named for it."""
+    return name in OURS or name.endswith(MEMORY_KEPT)
 
 
 def absent(workload_name: str) -> list[str]:

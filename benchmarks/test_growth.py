@@ -10,6 +10,7 @@ import pytest
 from benchmarks.collectives import MICRO_BATCHES, SIDES, WRAPPINGS, count
 from benchmarks.growth import AXES, Growth
 from benchmarks.head_memory import SWEEPS, sweep
+from benchmarks.race import CORE
 
 
 @pytest.mark.timeout(1800)
@@ -23,7 +24,7 @@ def test_growth(name: str, benchmark: Any, tmp_path: Path) -> None:
     record = growth.record()
     benchmark.extra_info.update(label=AXES[name].label, points=record)
     for point in record:
-        sft, dual = (point["competitors"][side] for side in ("sft", "dual"))
+        sft, dual = (point["competitors"][side] for side in CORE)
         assert dual["loss"] == pytest.approx(sft["loss"], rel=1e-2)
         assert dual["flops"] / sft["flops"] == pytest.approx(point["expected_flop_ratio"], rel=0.03)
 

@@ -17,7 +17,6 @@ from ogp.pairs import load_pairs
 from ogp.step.batches import IGNORE, Batch, Example, Positions
 from ogp.step.causal_lm import base_causal_lm, choose_collator, head_of
 from ogp.step.last_layer import LastLayer
-from ogp.training.host_memory import keep_memory
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 BATCH, TOKENS = 8, 64
@@ -68,7 +67,6 @@ def load(name: str) -> Workload:
 
 def make(name: str, model: Any, batches: list[list[Example]], pad_id: int, micro_batches: int = 1) -> Workload:
     """A workload of any model: in training mode, with the fused AdamW that transformers.Trainer takes by default."""
-    keep_memory()  # as `ogp train` does; every competitor gains by it, some of them more than ours
     model.train()
     optimizer = torch.optim.AdamW(trainable(model), lr=LEARNING_RATE, fused=True)
     return Workload(name, model, batches, pad_id, optimizer, micro_batches)

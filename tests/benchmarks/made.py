@@ -8,15 +8,17 @@ from typing import Any
 
 from benchmarks.growth import AXES
 from benchmarks.head_memory import COLUMNS, SWEEPS
+from benchmarks.race import CORE
 
 
 def samples(ratio: float, spread: float = 0.0, rounds: int = 9, seed: int = 0, flops: float = 1.6) -> dict[str, Any]:
-    """A record whose `dual` takes `ratio` times as long as stock SFT, on a machine that drifts."""
+    """A record whose `dual` takes `ratio` times as long as SFT that keeps memory, on a machine that drifts."""
     draw = random.Random(seed)
-    sft = [draw.uniform(1.0, 3.0) for _ in range(rounds)]
-    dual = [s * ratio * (1 + draw.uniform(-spread, spread)) for s in sft]
+    kept = [draw.uniform(1.0, 3.0) for _ in range(rounds)]
+    dual = [s * ratio * (1 + draw.uniform(-spread, spread)) for s in kept]
     return {
-        "sft": competitor(sft, 1_000_000),
+        "sft": competitor([1.25 * s for s in kept], 1_000_000),
+        "sft_memory_kept": competitor(kept, 1_000_000),
         "dual": competitor(dual, int(flops * 1_000_000)),
     }
 
@@ -60,7 +62,8 @@ def growth_points(name: str) -> list[dict[str, Any]]:
     sizes = [point.size for point in AXES[name].points]
     made = []
     for place, size in enumerate(sizes):
-        found = samples(1.5, 0.01, seed=place)
+        made_up = samples(1.5, 0.01, seed=place)
+        found = {side: made_up[side] for side in CORE}
         for side in found.values():
             side["seconds"] = [(1 + 5 * size / max(sizes)) * (1 + 0.01 * s) for s in side["seconds"]]
             side["optimizer_seconds"] = [s / 10 for s in side["seconds"]]

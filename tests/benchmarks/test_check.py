@@ -76,13 +76,14 @@ def test_only_rounds_with_both_are_paired() -> None:
 
 
 def test_a_drifting_machine_does_not_move_paired_ratios() -> None:
-    assert ratios(samples(1.5), "dual") == pytest.approx([1.5] * 9)
+    assert ratios(samples(1.5), "dual", "sft_memory_kept") == pytest.approx([1.5] * 9)
+    assert ratios(samples(1.5), "dual", "sft") == pytest.approx([1.2] * 9)
 
 
 def test_the_optimizers_part_is_taken_from_both_sides() -> None:
     made = {"sft": competitor([2.0], 1), "dual": competitor([3.0], 1)}
     made["dual"]["optimizer_seconds"] = [0.2]
-    assert ratios(made, "dual", optimizer=False) == pytest.approx([2.8 / 1.8])
+    assert ratios(made, "dual", "sft", optimizer=False) == pytest.approx([2.8 / 1.8])
 
 
 @settings(deadline=None, max_examples=25)

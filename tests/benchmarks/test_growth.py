@@ -14,6 +14,7 @@ from benchmarks.fit import quadratic_fit
 from benchmarks.growth import AXES, Growth, Point, workload_of
 from benchmarks.head_memory import head_memory
 from benchmarks.measure import median_interval
+from benchmarks.race import CORE
 from ogp.step.batches import IGNORE
 
 TINY = {"width": 192, "layers": 1, "vocabulary": 512, "length": 16}
@@ -90,7 +91,7 @@ def test_flops_are_those_of_the_cost_model_at_every_size(changes: dict[str, floa
     growth = Growth([Point(1, **TINY | changes)], tmp_path)  # type: ignore[arg-type]
     growth.warm_up()
     [point] = growth.record()
-    sft, dual = (point["competitors"][side] for side in ("sft", "dual"))
+    sft, dual = (point["competitors"][side] for side in CORE)
     assert dual["flops"] / sft["flops"] == pytest.approx(point["expected_flop_ratio"], rel=0.03)
     assert dual["loss"] == pytest.approx(sft["loss"], rel=1e-3)
 
@@ -101,7 +102,7 @@ def test_accumulation_changes_no_loss_and_every_size_is_timed_in_every_round(tmp
     for _ in range(2):
         growth.round()
     points = growth.record()
-    for side in ("sft", "dual"):
+    for side in CORE:
         losses = [point["competitors"][side]["loss"] for point in points]
         assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
     for point in points:

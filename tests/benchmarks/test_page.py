@@ -20,7 +20,7 @@ def made() -> dict[str, Any]:
 
 def test_every_competitor_has_its_interval_and_its_memory_above_sft(made: dict[str, Any]) -> None:
     row = next(line for line in page.page(made).splitlines() if line.startswith("| `dual`"))
-    assert "| 1.50 [1.50, 1.50] | 1.50 [1.50, 1.50] | 1.00 | 9 |" in row
+    assert "| 1.20 [1.20, 1.20] | 1.20 [1.20, 1.20] | 1.50 [1.50, 1.50] | 1.00 [1.00, 1.00] | 9 |" in row
     assert row.endswith("| 1.600 | 100 MiB = 0.50 gradients |")
 
 
