@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import page, plots, record
+from benchmarks.measure import median_interval, ratios
+from benchmarks.test_step import ROUNDS
 from tests.benchmarks.made import made_record, samples
 
 
@@ -95,3 +98,38 @@ def test_committed_records_can_be_read_and_the_page_shows_the_newest() -> None:
         assert path.name == record.file_name(content)
         assert page.page(content) in record.PAGE.read_text()
         assert all((record.FIGURES / f"{name}.png").exists() for name in page.FIGURES)
+
+
+NAMES = {
+    "the original's arithmetic": "original",
+    "torchjd": "torchjd_orthogonal",
+    "two forwards": "two_forwards",
+    "`ghost`": "ghost",
+}
+"""In the last column of the README's table of speed."""
+
+
+def test_the_readme_shows_the_newest_record() -> None:
+    newest = record.newest_record(record.DATA)
+    assert newest is not None
+    speed = (record.ROOT / "README.md").read_text().split("## Speed")[1].split("## The tree")[0]
+    assert f"commit {newest[1]['commit'][:7]}, {ROUNDS} rounds" in " ".join(speed.split())
+    rows = [line.split(" | ") for line in speed.splitlines() if line.startswith("| ")][1:]
+    for (_, over_stock, over_kept, flops, others), workload in zip(rows, newest[1]["workloads"].values(), strict=True):
+        samples = workload["competitors"]
+
+        def shown(name: str, over: str, samples: dict[str, Any] = samples) -> tuple[str, str]:
+            found = median_interval(ratios(samples, name, over))
+            return f"{found.median:.2f}", f"{found.median:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+        assert [over_stock, over_kept] == [shown("dual", over)[1] for over in ("sft", "sft_memory_kept")]
+        assert flops == f"{samples['dual']['flops'] / samples['sft']['flops']:.2f}"
+        peers = [peer for peer in re.split(r", (?=[a-z`])", others.strip(" |")) if peer]
+        for words, median, interval, kept in (PEER.fullmatch(peer).groups() for peer in peers):  # type: ignore[union-attr]
+            name = NAMES[words]
+            assert (median + (interval or "")) in shown(name, "sft")
+            same_memory = name if name == "ghost" else name + "_memory_kept"
+            assert kept is None or kept == shown(same_memory, "sft_memory_kept")[0]
+
+
+PEER = re.compile(r"(.*?) ([\d.]+)( \[[^]]*\])?(?: \(([\d.]+)\))?")
