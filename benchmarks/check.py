@@ -20,7 +20,7 @@ from benchmarks.steps import competitors
 from benchmarks.workloads import THREADS, load
 
 WORKLOADS = ("full", "lora")
-ROUNDS = 7
+ROUNDS = 12
 SLOWER = 0.05
 """Growth of the paired ratio that counts as a regression."""
 MORE_FLOPS = 0.005

@@ -28,8 +28,8 @@ from ogp.training.host_memory import keep_memory
 CORE = ("sft_memory_kept", "dual")
 """The step alone: in one process and with the same memory."""
 EVERY_ROUND = ("sft", *CORE, "ghost")
-PEER_EVERY = 3
-"""The others, up to three times as slow, run in every third round."""
+PEER_EVERY = 6
+"""The others, up to three times as slow, run in every sixth round."""
 MakeWorkload = Callable[[], Workload]
 """Picklable, since the other process makes its own."""
 
@@ -105,7 +105,7 @@ class Race:
 
     def __init__(self, make_workload: MakeWorkload, set_ups: dict[str, SetUp], cache: Path) -> None:
         keep_memory()
-        self.names = list(set_ups)
+        self.names = sorted(set_ups, key=lambda name: name not in EVERY_ROUND)  # whom it is about, next to each other
         self.seconds: dict[str, list[float | None]] = {name: [] for name in set_ups}
         self.optimizer_seconds: dict[str, list[float | None]] = {name: [] for name in set_ups}
         self.losses: dict[str, float] = {}

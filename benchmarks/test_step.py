@@ -18,7 +18,7 @@ from ogp.step.batches import Positions
 from ogp.step.causal_lm import base_causal_lm, head_of
 from ogp.training.trainer import choose_collator
 
-ROUNDS = 12
+ROUNDS = 24
 MEMORY = {
     "full": ("sft", "sft_memory_kept", "dual", "original"),
     "lora": (),
