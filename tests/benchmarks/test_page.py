@@ -115,6 +115,14 @@ def test_the_readme_shows_the_newest_record() -> None:
     rounds = len(newest[1]["workloads"]["full"]["competitors"]["dual"]["seconds"])
     assert f"commit {newest[1]['commit'][:7]}, {rounds} rounds" in " ".join(speed.split())
     rows = [line.split(" | ") for line in speed.splitlines() if line.startswith("| ")][1:]
+    samples = newest[1]["workloads"]["full"]["competitors"]
+    original, torchjd, original_kept, torchjd_kept = (
+        f"{median_interval(ratios(samples, name + end, 'dual')).median:.2f}"
+        for end in ("", "_memory_kept")
+        for name in ("original", "torchjd_orthogonal")
+    )
+    assert f"takes {original} times as long as `dual` and torchjd {torchjd} times" in " ".join(speed.split())
+    assert f"for them too, {original_kept} and {torchjd_kept} times" in " ".join(speed.split())
     for (_, over_stock, over_kept, flops, others), workload in zip(rows, newest[1]["workloads"].values(), strict=True):
         samples = workload["competitors"]
 
