@@ -24,6 +24,7 @@ from ogp.step.last_layer import LastLayer
 from ogp.step.objectives import KlDirection
 from ogp.step.packed_attention import packed_attention
 from ogp.step.preference import Shape
+from ogp.step.products import FastLinears
 from ogp.step.rms_norm import RmsNorms
 from ogp.step.shared_embedding import SharedEmbedding
 from ogp.step.tape import Use
@@ -107,6 +108,7 @@ class DualEngine:
         self.new_head_use: Callable[[], Use] | None = None
         self.shared = SharedEmbedding.of(self.causal_lm)
         self.last_layer, self.norms = LastLayer.of(self.causal_lm), RmsNorms.of(self.causal_lm)
+        self.linears = FastLinears(self.causal_lm)
         check_head(self.causal_lm)
 
     def load_teacher(
@@ -160,7 +162,8 @@ class DualEngine:
 
         # through the head's own forward, too: FSDP2 gathers its weight for that call only
         patched = _forward_with_losses(causal_lm, losses), _forward_with_losses(linear, head_losses)
-        with packed_attention(), self.norms.installed(), self.last_layer.installed(), patched[0], patched[1]:
+        fast = packed_attention(), self.norms.installed(), self.linears.installed()
+        with fast[0], fast[1], fast[2], self.last_layer.installed(), patched[0], patched[1]:
             yield
 
     def accumulate(

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ogp.step.objectives import IGNORE, KlDirection, to_cotangents
+from ogp.step.products import product, product_into
 from ogp.step.shared_embedding import SharedEmbedding
 from ogp.step.tape import Use
 
@@ -61,11 +62,11 @@ class Head:
     def product(self, a: Tensor, b: Tensor, add_to: Tensor | None = None) -> Tensor:
         """a @ b in float32 (float64): new, or added to `add_to` in place."""
         if self.operands is not None and a.device.type == "cuda":
-            product = torch.mm(a.to(self.operands), b.to(self.operands), out_dtype=torch.float32)
-            return product if add_to is None else add_to.add_(product)
+            result = torch.mm(a.to(self.operands), b.to(self.operands), out_dtype=torch.float32)
+            return result if add_to is None else add_to.add_(result)
         precision = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
         a, b = a.to(precision), b.to(precision)
-        return torch.mm(a, b) if add_to is None else add_to.addmm_(a, b)
+        return product(a, b) if add_to is None else product_into(add_to, a, b, add=True)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ogp.step.products import product, product_into
+
 TRAFFIC = 64
 """What a formed gradient costs beside its product, in tokens of that product: it is written, read for the inner
 products, and read again to be combined. Measured on one CPU core, where by products alone SmolLM2's layers would change
@@ -44,8 +46,8 @@ def pays(tokens: int, columns: int, rows: int, objectives: int = 2) -> bool:
 def inner_products(together: Sequence[Factors]) -> list[Tensor]:
     """Gramian [objectives, objectives], float64, of each of the linear layers' weights that read the same inputs."""
     inputs = together[0].inputs
-    alike = inputs @ inputs.T
-    return [_table(f.cotangents, [alike @ d for d in f.cotangents], symmetric=True) for f in together]
+    alike = product(inputs, inputs.T)
+    return [_table(f.cotangents, [product(alike, d) for d in f.cotangents], symmetric=True) for f in together]
 
 
 def lookup_inner_products(lookups: Factors, linear: Factors | None) -> Tensor:
@@ -58,7 +60,7 @@ def lookup_inner_products(lookups: Factors, linear: Factors | None) -> Tensor:
     ours = [d.new_zeros(len(ids), d.shape[1]).index_add_(0, place, d) for d in lookups.cotangents]
     table = _table(ours, ours, symmetric=True)
     if linear is not None:
-        theirs = [d.index_select(1, ids).T @ linear.inputs for d in linear.cotangents]
+        theirs = [product(d.index_select(1, ids).T, linear.inputs) for d in linear.cotangents]
         cross = _table(ours, theirs, symmetric=False)
         table += cross + cross.T
     return table
@@ -67,7 +69,7 @@ def lookup_inner_products(lookups: Factors, linear: Factors | None) -> Tensor:
 def formed(linear: Factors | None, lookups: Factors | None, weights: Sequence[float], out: Tensor) -> Tensor:
     """sum_a weights[a] G_a, written into `out` [rows, columns]."""
     if linear is not None:
-        torch.mm(_weighed(linear.cotangents, weights).T, linear.inputs, out=out)
+        product_into(out, _weighed(linear.cotangents, weights).T, linear.inputs)
     else:
         out.zero_()
     if lookups is not None:

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ogp.step.forwards import Forward, replaced
+from ogp.step.products import product
 
 
 class Tape:
@@ -88,7 +89,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, use: Use) -> Tensor:
         ctx.save_for_backward(inputs, weight)
         ctx.use = use
-        return F.linear(inputs, weight, bias)
+        return product(inputs.flatten(0, -2), weight.T, bias).view(*inputs.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
@@ -96,7 +97,7 @@ class _Linear(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         flat = cotangent.flatten(0, -2)
         ctx.use.keep(inputs.flatten(0, -2), flat)
-        to_inputs = cotangent @ weight.to(cotangent.dtype) if ctx.needs_input_grad[0] else None
+        to_inputs = product(flat, weight.to(flat.dtype)).view_as(inputs) if ctx.needs_input_grad[0] else None
         to_bias = flat.sum(0) if ctx.needs_input_grad[2] else None
         return to_inputs, None, to_bias, None
 

@@ -1,0 +1,115 @@
+"""Matrix products in float32 on a CPU, by oneDNN where the library that torch asks first is slow.
+
+torch asks Intel's MKL, which takes a narrower path on processors of other makers, AVX-512 or not. oneDNN, which torch
+brings too, goes by what the processor can do: on an AMD EPYC of 2025 a language model's products run twice as fast and
+as precisely (benchmarks/README.md). No public function of torch leads to it in full precision; the operator taken here
+is the one that torch's own compiler puts in a linear layer's place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear as torch_linear
+from torch.utils.flop_counter import register_flop_formula
+
+from ogp.step.forwards import Forward, replaced
+
+CPU_INFO = Path("/proc/cpuinfo")
+BLOCK_ROWS = 8192
+"""Rows formed at once where they have a place already: they are in the cache still when they are moved there."""
+
+
+def _mkl_is_slow() -> bool:
+    """Whether this is a processor with AVX-512 that is not Intel's, and torch has both libraries."""
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    capable = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return capable and CPU_INFO.exists() and "GenuineIntel" not in CPU_INFO.read_text(encoding="utf-8")
+
+
+BY_ONEDNN = _mkl_is_slow()
+
+
+def _flops(inputs: Sequence[int], weight: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    """Of inputs @ weight.T, which torch's counter does not know."""
+    return 2 * math.prod(inputs) * weight[0]
+
+
+if torch.backends.mkldnn.is_available():
+    register_flop_formula(torch.ops.mkldnn._linear_pointwise)(_flops)
+
+
+def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[rows, columns]: `a` [rows, inner] @ `b` [inner, columns], plus `bias` [columns] on every row."""
+    if BY_ONEDNN and a.shape[1] and all(map(_is_plain, (a, b))):
+        dense = b if b.is_contiguous() or b.T.is_contiguous() else b.contiguous()  # it takes no others
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(a, dense.T, bias, "none", [], "")
+        return result
+    return torch.mm(a, b) if bias is None else torch.addmm(bias, a, b)
+
+
+def product_into(out: Tensor, a: Tensor, b: Tensor, *, add: bool = False) -> Tensor:
+    """`out` [rows, columns] with `a` [rows, inner] @ `b` [inner, columns] written into it, or added to it."""
+    if not BY_ONEDNN:
+        return out.addmm_(a, b, beta=float(add))
+    for start in range(0, len(out), BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
+        part = product(a[rows], b)
+        if add:
+            out[rows] += part
+        else:
+            out[rows] = part
+    return out
+
+
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear`, whose three products of a training step are `product`'s where that is the faster way."""
+    if not BY_ONEDNN or torch.compiler.is_compiling() or not all(map(_is_plain, (inputs, weight))):
+        return torch_linear(inputs, weight, bias)
+    outputs: Tensor = _Linear.apply(inputs.flatten(0, -2), weight, bias)
+    return outputs.view(*inputs.shape[:-1], -1)
+
+
+class FastLinears:
+    """A model's linear layers, to run `linear` for a while."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.layers: list[Any] = [m for m in model.modules() if type(m) is nn.Linear]
+
+    def installed(self) -> AbstractContextManager[None]:
+        """Within it they do. Those that run somebody else's forward already are left to it."""
+        return replaced([(layer, _forward(layer)) for layer in self.layers if "forward" not in layer.__dict__])
+
+
+def _is_plain(operand: Tensor) -> bool:
+    return operand.device.type == "cpu" and operand.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+def _forward(layer: Any) -> Forward:
+    return lambda inputs: linear(inputs, layer.weight, layer.bias)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inputs if ctx.needs_input_grad[1] else None, weight)
+        return product(inputs, weight.T, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight = ctx.saved_tensors
+        to_inputs, to_weight, to_bias = ctx.needs_input_grad
+        return (
+            product(cotangent, weight) if to_inputs else None,
+            product(cotangent.T, inputs) if to_weight else None,
+            cotangent.sum(0) if to_bias else None,
+        )
