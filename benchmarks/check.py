@@ -7,19 +7,20 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from benchmarks.measure import ratios, resampled_medians
-from benchmarks.race import CORE, Race
+from benchmarks.race import Race
 from benchmarks.record import DATA, device, newest_record
 from benchmarks.steps import competitors
 from benchmarks.workloads import THREADS, load
 
 WORKLOADS = ("full", "lora")
+OVER = ("sft", "sft_same_products")
+"""What `dual` is compared with; stock SFT on the record's processor only, which its products depend on."""
 ROUNDS = 12
 SLOWER = 0.05
 """Growth of the paired ratio that counts as a regression."""
@@ -54,34 +55,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path, baseline = newest
     here, there = (device(), THREADS), (baseline["device"], baseline["threads"])
     print(f"against {path.name}")
+    over = OVER if here == there else OVER[1:]
     if here != there:
         print(f"warning: measured on {here[0]}, {here[1]} threads; the record is of {there[0]}, {there[1]} threads")
     changes: list[Change] = []
     for name in WORKLOADS:
-        changes += compare(name, baseline["workloads"][name]["competitors"], measured(name, options.rounds))
+        changes += compare(name, baseline["workloads"][name]["competitors"], measured(name, options.rounds), over)
     print(as_table(changes))
     return exit_code(changes)
 
 
 def measured(name: str, rounds: int) -> dict[str, Any]:
-    """Samples of CORE alone on one workload."""
+    """Samples of `dual` and what it is compared with on one workload."""
     with tempfile.TemporaryDirectory() as cache:
-        set_ups = {competitor: competitors(name)[competitor] for competitor in CORE}
-        race = Race(partial(load, name), set_ups, Path(cache))
+        set_ups = {competitor: competitors(name)[competitor] for competitor in (*OVER, "dual")}
+        race = Race(load(name), set_ups, Path(cache))
         race.warm_up()
         for _ in range(rounds):
             race.round()
     return race.record()
 
 
-def compare(name: str, before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
-    """Time and FLOPs of `dual`, each over SFT's in the same process, now against before."""
-    sft, dual = CORE
-    flops = [record[dual]["flops"] / record[sft]["flops"] for record in (before, now)]
-    return [
-        compare_times(f"{name}: time x SFT", ratios(before, dual, sft), ratios(now, dual, sft)),
-        compare_flops(f"{name}: FLOPs x SFT", *flops),
+def compare(name: str, before: dict[str, Any], now: dict[str, Any], over: Sequence[str] = OVER) -> list[Change]:
+    """Time and FLOPs of `dual` over SFT's in the same process, now against before."""
+    flops = [record["dual"]["flops"] / record["sft"]["flops"] for record in (before, now)]
+    times = [
+        compare_times(f"{name}: time x {sft}", ratios(before, "dual", sft), ratios(now, "dual", sft)) for sft in over
     ]
+    return [*times, compare_flops(f"{name}: FLOPs x sft", *flops)]
 
 
 def compare_times(what: str, before: Sequence[float], now: Sequence[float]) -> Change:
@@ -118,10 +119,10 @@ def exit_code(changes: Sequence[Change]) -> int:
 
 def as_table(changes: Sequence[Change]) -> str:
     """One line per figure."""
-    lines = [f"{'':24}{'record':>8}{'now':>8}{'change':>9}  95 % interval      verdict"]
+    lines = [f"{'':32}{'record':>8}{'now':>8}{'change':>9}  95 % interval      verdict"]
     for c in changes:
         interval = f"[{c.low - 1:+7.1%}, {c.high - 1:+7.1%}]"
-        lines.append(f"{c.what:24}{c.before:8.3f}{c.now:8.3f}{c.change - 1:+9.1%}  {interval}  {c.verdict}")
+        lines.append(f"{c.what:32}{c.before:8.3f}{c.now:8.3f}{c.change - 1:+9.1%}  {interval}  {c.verdict}")
     if "noise" in {c.verdict for c in changes}:
         lines.append("the noise hides the answer: stop what else is running, or ask for more with --rounds")
     return "\n".join(lines)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +93,7 @@ def random_decoder(point: Point) -> LlamaForCausalLM:
 
 
 class Growth:
-    """Stock SFT and `dual` at every point of an axis, all in one process."""
+    """SFT and `dual`, with the same products, at every point of an axis, all in one process."""
 
     def __init__(self, points: Sequence[Point], cache: Path) -> None:
         set_ups = {name: set_up for name, set_up in competitors("full").items() if name in CORE}
@@ -102,9 +101,9 @@ class Growth:
         self.expected: list[float] = []
         self.races: list[Race] = []
         for point in self.points:
-            race = Race(partial(workload_of, point), set_ups, cache)
-            self.expected.append(expected_flop_ratio(race.lane.workload))
-            self.races.append(race)
+            workload = workload_of(point)
+            self.expected.append(expected_flop_ratio(workload))
+            self.races.append(Race(workload, set_ups, cache))
 
     def warm_up(self) -> None:
         """Once through every point untimed; FLOPs are counted."""

@@ -7,15 +7,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from benchmarks.steps import competitors, keeps_memory
+from benchmarks.steps import competitors
 from benchmarks.workloads import leave_teacher, load
 from ogp.training.host_memory import keep_memory
 
@@ -67,13 +68,13 @@ def peak_memory(workload: str, competitor: str) -> int:
     return int(done.stdout.splitlines()[-1])
 
 
-def gemm_gflops(rows: int, width: int, columns: int) -> float:
+def gemm_gflops(rows: int, width: int, columns: int, multiply: Callable[[Tensor, Tensor], Tensor]) -> float:
     """GFLOP/s of a bare float32 [rows, width] x [width, columns] product: the median of nine, after a warm-up."""
-    a, b, out = torch.randn(rows, width), torch.randn(width, columns), torch.empty(rows, columns)
+    a, b = torch.randn(rows, width), torch.randn(columns, width).T  # a weight's layout
     seconds = []
     for _ in range(10):
         began = time.perf_counter()
-        torch.mm(a, b, out=out)
+        multiply(a, b)
         seconds.append(time.perf_counter() - began)
     return 2 * rows * width * columns / statistics.median(seconds[1:]) / 1e9
 
@@ -87,8 +88,7 @@ def _times(competitor: dict[str, Any], optimizer: bool) -> list[float | None]:
 
 
 def _own_peak(workload_name: str, competitor: str) -> int:
-    if keeps_memory(competitor):
-        keep_memory()
+    keep_memory()
     workload = load(workload_name)
     with tempfile.TemporaryDirectory() as cache:
         step = competitors(workload_name)[competitor](workload, Path(cache))

@@ -16,6 +16,8 @@ from benchmarks.race import CORE
 from reports.style import COLOURS, MUTED, new_figure, style
 
 SFT, DUAL, THIRD = COLOURS[:3]
+OWN = {"sft": MUTED, "dual": DUAL, "sft_ours": DUAL, "ghost": THIRD}
+"""Colours of stock SFT and of ours among the competitors."""
 LINEAR_AXES = ("answer_fraction",)
 """Drawn over an even scale; everything else doubles from size to size."""
 
@@ -45,7 +47,7 @@ def peers(record: dict[str, Any]) -> Figure:
     for panel, (name, workload) in zip(panels, workloads.items(), strict=True):
         names = list(workload["competitors"])
         for row, competitor in enumerate(names):
-            colour = {"sft": MUTED, "sft_memory_kept": MUTED, "dual": DUAL, "ghost": THIRD}.get(competitor, SFT)
+            colour = OWN.get(competitor, SFT)
             for optimizer, face, shift in ((True, colour, -0.12), (False, "white", 0.16)):
                 found = median_interval(ratios(workload["competitors"], competitor, "sft", optimizer=optimizer))
                 panel.plot([found.low, found.high], [row + shift] * 2, color=colour, linewidth=1.5)
@@ -112,12 +114,11 @@ def _log_scale(panel: Axes) -> None:
 
 def _ratios(panel: Axes, points: list[dict[str, Any]]) -> None:
     sizes = [point["size"] for point in points]
-    found = [median_interval(ratios(point["competitors"], "dual", "sft_memory_kept")) for point in points]
+    sft, dual = CORE
+    found = [median_interval(ratios(point["competitors"], dual, sft)) for point in points]
     panel.plot(sizes, [f.median for f in found], "o-", color=DUAL, label="time, with AdamW")
     panel.fill_between(sizes, [f.low for f in found], [f.high for f in found], color=DUAL, alpha=0.2, linewidth=0)
-    counted = [
-        point["competitors"]["dual"]["flops"] / point["competitors"]["sft_memory_kept"]["flops"] for point in points
-    ]
+    counted = [point["competitors"][dual]["flops"] / point["competitors"][sft]["flops"] for point in points]
     panel.plot(sizes, counted, "x", color=THIRD, label="FLOPs, counted")
     panel.plot(sizes, [p["expected_flop_ratio"] for p in points], "--", color=MUTED, label="FLOPs, cost model")
     panel.set(ylabel="dual over SFT", ylim=(0.9, None))

@@ -22,21 +22,21 @@ from ogp.rules import OPPOSED, orthogonal
 from ogp.step.applied_update import update_products
 from ogp.step.batches import IGNORE, Batch, Positions
 from ogp.step.causal_lm import adapter_off, base_causal_lm, head_of, hidden_states
-from ogp.step.engines import DualEngine, TokenCounts
+from ogp.step.engines import BOTH, DualEngine, Feeds, TokenCounts
 from ogp.step.ghost import GhostEngine, GhostPair
 from ogp.step.gradients import GradientSet
+from ogp.step.products import linear
 from ogp.training.trainer import choose_collator
 
 INPUTS = ("input_ids", "attention_mask")
 Step = Callable[[], float]
 SetUp = Callable[[Workload, Path], Step]
 
-NEED_TORCHJD = {"full": ("torchjd_pcgrad", "torchjd_orthogonal")}
+NEED_TORCHJD = {"full": ("torchjd_pcgrad", "torchjd_orthogonal"), "study": ("torchjd_orthogonal",)}
 """Steps of benchmarks/torchjd_steps.py, by workload."""
-MEMORY_KEPT = "_memory_kept"
-"""End of a name: the same step where freed memory is kept for the next one."""
-ALSO_KEPT = ("sft", "original", "torchjd_orthogonal")
-OURS = ("dual", "dual_with_update_cosine", "ghost")
+SAME_PRODUCTS = "_same_products"
+"""End of a name: the same step with the matrix products that ours takes."""
+ALSO_SO = ("sft", "original", "torchjd_orthogonal")
 NOISE = 1e-4
 GUARD = 1e-9
 """Squared norm of the opposed gradient at or below which the original does not project."""
@@ -76,7 +76,9 @@ def sft_linear_cross_entropy(workload: Workload, cache: Path) -> Step:
     return step
 
 
-def dual(workload: Workload, cache: Path, *, update_cosine: bool = False, few_tokens: bool = False) -> Step:
+def dual(
+    workload: Workload, cache: Path, *, feeds: Feeds = BOTH, update_cosine: bool = False, few_tokens: bool = False
+) -> Step:
     """Ours, as `OGPTrainer` runs it: layout chosen by it, warm teacher cache, global projection, diagnostics."""
     model, optimizer = workload.model, workload.optimizer
     positions = Positions(workload.examples, "answer")
@@ -96,11 +98,11 @@ def dual(workload: Workload, cache: Path, *, update_cosine: bool = False, few_to
         targets = torch.cat([batch["targets"] for batch in batches])
         counts = TokenCounts(int((targets != IGNORE).sum()), len(targets))
         with engine.installed():
-            losses = [engine.accumulate(model, batch, counts, backward).target for batch in batches]
-        gramian = pair.gramian()
-        weights = orthogonal(gramian, noise=NOISE)
-        pair.combine(weights)
-        assert float(weights[0, OPPOSED]) != 0, "nothing was projected: the student is the teacher"
+            losses = [engine.accumulate(model, batch, counts, backward, feeds).target for batch in batches]
+        if feeds is BOTH:
+            weights = orthogonal(pair.gramian(), noise=NOISE)
+            pair.combine(weights)
+            assert float(weights[0, OPPOSED]) != 0, "nothing was projected: the student is the teacher"
         optimizer.step()
         if update_cosine:
             update_products(optimizer, pair)
@@ -114,6 +116,11 @@ def dual(workload: Workload, cache: Path, *, update_cosine: bool = False, few_to
 def dual_with_update_cosine(workload: Workload, cache: Path) -> Step:
     """`dual` and the diagnostic that OGPTrainer takes after every step unless told otherwise."""
     return dual(workload, cache, update_cosine=True)
+
+
+def sft_ours(workload: Workload, cache: Path) -> Step:
+    """Plain supervised fine-tuning as `OGPTrainer` runs it: `dual` without the second gradient."""
+    return dual(workload, cache, feeds=Feeds(kl=None))
 
 
 def ghost(workload: Workload, cache: Path) -> Step:
@@ -157,12 +164,12 @@ def two_forwards(workload: Workload, cache: Path) -> Step:
 
 def competitors(workload_name: str) -> dict[str, SetUp]:
     """Who takes part in a workload, stock SFT first; torchjd's where the extra `peers` is installed."""
-    core: list[SetUp] = [sft, dual]
+    core: list[SetUp] = [sft, dual, sft_ours]
     peers: dict[str, list[SetUp]] = {
         "full": [sft_linear_cross_entropy, dual_with_update_cosine, original, two_forwards],
         "lora": [dual_with_update_cosine, original],
         "short": [ghost, original],
-        "study": [],
+        "study": [original],
     }
     found = {set_up.__name__: set_up for set_up in core + peers[workload_name]}
     for name in NEED_TORCHJD.get(workload_name, ()):
@@ -170,12 +177,25 @@ def competitors(workload_name: str) -> dict[str, SetUp]:
             from benchmarks import torchjd_steps
 
             found[name] = getattr(torchjd_steps, name)
-    return found | {name + MEMORY_KEPT: found[name] for name in ALSO_KEPT if name in found}
+    return found | {name + SAME_PRODUCTS: with_same_products(found[name]) for name in ALSO_SO if name in found}
 
 
-def keeps_memory(name: str) -> bool:
-    """Whether a competitor runs where freed memory is kept: ours, as in `ogp train`, and who is named for it."""
-    return name in OURS or name.endswith(MEMORY_KEPT)
+def with_same_products(set_up: SetUp) -> SetUp:
+    """The same step, whose linear layers take the products that ours take."""
+
+    def set_up_so(workload: Workload, cache: Path) -> Step:
+        step = set_up(workload, cache)
+
+        def step_so() -> float:
+            F.linear, before = linear, F.linear  # type: ignore[assignment]  # other argument names
+            try:
+                return step()
+            finally:
+                F.linear = before
+
+        return step_so
+
+    return set_up_so
 
 
 def absent(workload_name: str) -> list[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.measure import gemm_gflops, median_interval, peak_memory, ratios
 from benchmarks.race import Race
@@ -16,13 +16,14 @@ from benchmarks.workloads import expected_flop_ratio, load, trainable
 from ogp.embedded import original_model
 from ogp.step.batches import Positions
 from ogp.step.causal_lm import base_causal_lm, head_of
+from ogp.step.products import product
 from ogp.training.trainer import choose_collator
 
 ROUNDS = 24
 MEMORY = {
-    "full": ("sft", "sft_memory_kept", "dual", "original"),
+    "full": ("sft", "dual", "original"),
     "lora": (),
-    "short": ("sft", "sft_memory_kept", "dual", "ghost"),
+    "short": ("sft", "dual", "ghost"),
     "study": (),
 }
 """Whose peak memory is measured, each in a process of its own."""
@@ -38,16 +39,17 @@ def test_step(name: str, benchmark: Any, tmp_path: Path) -> None:
     """One workload: every competitor's samples into `extra_info`, where benchmarks/record.py finds them."""
     original_model()  # a conversion, if it is due, is not to count as anybody's memory
     peaks = {competitor: peak_memory(name, competitor) for competitor in MEMORY[name]}
-    with Race(partial(load, name), competitors(name), tmp_path) as race:
-        race.warm_up()
-        benchmark.pedantic(race.round, rounds=ROUNDS, iterations=1)
+    workload = load(name)
+    race = Race(workload, competitors(name), tmp_path)
+    race.warm_up()
+    benchmark.pedantic(race.round, rounds=ROUNDS, iterations=1)
 
-    record, workload = race.record(), race.lane.workload
+    record = race.record()
     positions = Positions(workload.examples, "answer")
     _, layout = choose_collator(workload.model, positions, workload.pad_id)
     expected = expected_flop_ratio(workload)
     vocabulary, width = head_of(base_causal_lm(workload.model)).weight.shape
-    rows = sum(len(positions.of(example)) for example in workload.batches[0])
+    shape = sum(len(positions.of(example)) for example in workload.batches[0]), width, vocabulary
     benchmark.extra_info.update(
         competitors=record,
         absent=absent(name),
@@ -56,7 +58,7 @@ def test_step(name: str, benchmark: Any, tmp_path: Path) -> None:
         tokens_per_step=sum(len(e["input_ids"]) for e in workload.examples) / len(workload.batches),
         layout=layout,
         expected_flop_ratio=expected,
-        gemm={"shape": [rows, width, vocabulary], "gflops": gemm_gflops(rows, width, vocabulary)},
+        gemm={"shape": shape, "torch": gemm_gflops(*shape, torch.mm), "ours": gemm_gflops(*shape, product)},
     )
     for competitor in record:
         found = median_interval(ratios(record, competitor, "sft"))

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import ogp.step.engine_choice
 import ogp.step.ghost
 import ogp.step.outer_products
 from benchmarks import steps
 from benchmarks.growth import Point, workload_of
-from benchmarks.race import EVERY_ROUND, PEER_EVERY, Lane, Race
+from benchmarks.race import EVERY_ROUND, PEER_EVERY, Race
 from benchmarks.workloads import (
     Workload,
     expected_flop_ratio,
@@ -28,6 +26,7 @@ from benchmarks.workloads import (
     trainable,
 )
 from ogp.method_settings import MethodSettings
+from ogp.step import products
 from ogp.step.batches import Positions
 from ogp.step.causal_lm import choose_collator
 from ogp.step.engine_choice import expected_cost
@@ -88,9 +87,9 @@ def test_flops_are_those_of_the_cost_model(kind: str, tmp_path: Path) -> None:
     rows = random_batch(tiny.VOCABULARY, rows=6, tokens=24)
     work = workload(kind, [rows[:3], rows[3:]])
     expected = expected_flop_ratio(work)
-    race = Race(lambda: work, {"sft_memory_kept": steps.sft, "dual": steps.dual}, tmp_path)
+    race = Race(work, {"sft": steps.sft, "dual": steps.dual}, tmp_path)
     race.warm_up()
-    assert race.flops["dual"] / race.flops["sft_memory_kept"] == pytest.approx(expected, rel=0.03)
+    assert race.flops["dual"] / race.flops["sft"] == pytest.approx(expected, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +113,9 @@ def test_flops_of_the_few_tokens_engine_are_those_of_its_cost_model(
     share = expected_cost(method, work.model, [collate(batch) for batch in work.batches])
     assert (share == 1) == (rows == 8 and answers == 1)
     expected = expected_flop_ratio(work) * share
-    race = Race(lambda: work, {"sft_memory_kept": steps.sft, "ghost": steps.ghost}, tmp_path)
+    race = Race(work, {"sft": steps.sft, "ghost": steps.ghost}, tmp_path)
     race.warm_up()
-    assert race.flops["ghost"] / race.flops["sft_memory_kept"] == pytest.approx(expected, rel=0.03)
+    assert race.flops["ghost"] / race.flops["sft"] == pytest.approx(expected, rel=0.03)
 
 
 def test_for_few_tokens_the_update_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,17 +147,17 @@ def two_batches() -> Workload:
 
 
 @pytest.fixture(scope="module")
-def race(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Race]:
-    """Of both processes, after a warm-up and one round more than it takes until the peers' next turn."""
-    set_ups = SET_UPS | {"sft_memory_kept": steps.sft}
-    with Race(two_batches, set_ups, tmp_path_factory.mktemp("cache")) as race:
-        race.warm_up()
-        for _ in range(PEER_EVERY + 1):
-            race.round()
-        yield race
+def race(tmp_path_factory: pytest.TempPathFactory) -> Race:
+    """After a warm-up and one round more than it takes until the peers' next turn."""
+    set_ups = SET_UPS | {"sft_same_products": steps.with_same_products(steps.sft), "sft_ours": steps.sft_ours}
+    found = Race(two_batches(), set_ups, tmp_path_factory.mktemp("cache"))
+    found.warm_up()
+    for _ in range(PEER_EVERY + 1):
+        found.round()
+    return found
 
 
-def test_the_core_runs_in_every_round_and_the_peers_in_every_sixth(race: Race) -> None:
+def test_the_core_runs_in_every_round_and_the_peers_in_every_fourth(race: Race) -> None:
     for name, competitor in race.record().items():
         timed = [seconds is not None for seconds in competitor["seconds"]]
         assert timed == [name in EVERY_ROUND or number % PEER_EVERY == 0 for number in range(PEER_EVERY + 1)]
@@ -166,42 +165,35 @@ def test_the_core_runs_in_every_round_and_the_peers_in_every_sixth(race: Race) -
             assert whole is part is None or 0 < part < whole
 
 
-def test_both_processes_train_the_same_model_on_the_same_batches(race: Race) -> None:
+def test_all_competitors_have_the_same_loss_and_the_same_products_the_same_flops(race: Race) -> None:
     assert race.losses == pytest.approx(dict.fromkeys(race.names, race.losses["sft"]), rel=1e-4)
-    assert race.flops["sft"] == race.flops["sft_memory_kept"]
+    assert race.flops["sft"] == race.flops["sft_same_products"]
+    assert race.flops["sft_ours"] < race.flops["dual"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
-def test_memory_is_kept_in_this_process_and_left_to_the_library_in_the_other(race: Race) -> None:
-    assert set(race.lane.steps) == {"dual", "sft_memory_kept"}
-    here = [faults(race.lane, "") for _ in range(3)]
-    there = [race.in_other(faults, "") for _ in range(3)]
-    assert here[-1] < there[-1] / 10
+def test_the_same_products_are_those_of_ours_for_one_step_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[torch.Size] = []
+    monkeypatch.setattr(steps, "linear", lambda *of: used.append(of[1].shape) or products.linear(*of))
+    stock_linear = F.linear
+    _, expected = gradients_of(steps.sft, "full", tmp_path)
+    assert not used
+    _, found = gradients_of(steps.with_same_products(steps.sft), "full", tmp_path)
+    layers = [m.weight.shape for m in workload().model.modules() if type(m) is nn.Linear]
+    assert sorted(used) == sorted(layers)
+    assert F.linear is stock_linear
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def faults(lane: Lane, name: str) -> int:
-    """Page faults of taking and freeing 64 MiB, more than the C library ever keeps of its own accord."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(16 << 20)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-
-def test_what_fails_in_the_other_process_fails_here(tmp_path: Path) -> None:
-    set_ups = {"dual": steps.dual, "sft": broken}
-    with Race(two_batches, set_ups, tmp_path) as race, pytest.raises(ZeroDivisionError, match="planted"):
-        race.warm_up()
-
-
-def broken(workload: Workload, cache: Path) -> steps.Step:
-    def step() -> float:
-        raise ZeroDivisionError("planted")
-
-    return step
+def test_plain_fine_tuning_by_ours_has_the_gradient_of_stock(tmp_path: Path) -> None:
+    loss, expected = gradients_of(steps.sft, "full", tmp_path)
+    same_loss, found = gradients_of(steps.sft_ours, "full", tmp_path)
+    assert same_loss == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_all_competitors_see_the_batches_in_the_same_order(tmp_path: Path) -> None:
-    lane = Lane(two_batches(), SET_UPS, tmp_path)
-    first, second = ([step() for step in lane.steps.values()] for _ in range(2))
+    steps_of = Race(two_batches(), SET_UPS, tmp_path).steps.values()
+    first, second = ([step() for step in steps_of] for _ in range(2))
     assert first == pytest.approx([first[0]] * len(first), rel=1e-4)
     assert second == pytest.approx([second[0]] * len(second), rel=1e-4)
     assert first[0] != pytest.approx(second[0], rel=1e-3)
