@@ -39,7 +39,7 @@ from ogp.results import (
     write_record,
 )
 from ogp.runs.progress import Progress
-from ogp.step.products import BY_ONEDNN
+from ogp.step.products import PRODUCTS
 from ogp.training.checkpoints import CHECKPOINTS
 from ogp.training.distributed import choose_device, refuse_together, world_size
 from ogp.training.early_stopping import BEST
@@ -153,7 +153,7 @@ def _base_replies(config: RunConfig, model: Any, tokenizer: Any, progress: Progr
         prompts,
         max_new_tokens=settings.max_new_tokens,
         cache=cache_dir() / "base-replies",
-        model_key=f"{model_key(source)} {config.model.dtype} {torch.get_num_threads()} threads",
+        model_key=f"{model_key(source)} {config.model.dtype} {torch.get_num_threads()} threads, {PRODUCTS}",
     )
 
 
@@ -217,7 +217,7 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         **library_versions(),
         "threads": str(torch.get_num_threads()),
-        "float32_products": "oneDNN" if BY_ONEDNN else "torch",
+        "products": PRODUCTS,
         **({"processes": str(world_size())} if world_size() > 1 else {}),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({platform.machine()})",
         "commit": commit(),

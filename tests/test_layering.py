@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-EVALUATION = {"evaluation", "judge_errors", "config", "data", "pairs", "results", "embedded", "models", "network"}
+EVALUATION = {
+    *("evaluation", "judge_errors", "config", "data", "pairs", "results", "embedded", "models", "network"),
+    "products",
+}
 FOUNDATION = {
     *("config", "config_files", "results", "identity", "embedded", "progress"),
     *("exit_codes", "run_state", "results_lock", "redaction", "network", "hub", "preflight", "checkpoints"),
@@ -49,7 +52,7 @@ ALLOWED = {
     "models": {"config", "embedded", "hub", "network"},
     "data": set(),
     "pairs": {"pairs_settings", "config", "data", "hub"},
-    "training_data": {"config", "data", "pairs", "embedded", "identity", "evaluation"},
+    "training_data": {"config", "data", "pairs", "embedded", "identity", "evaluation", "products"},
     "doctor": {"embedded", "network"},
     "batches": set(),
     "gradients": {"rules"},

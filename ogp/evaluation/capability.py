@@ -98,21 +98,24 @@ def evaluate_capability(
         from lm_eval import evaluate
 
         from ogp.evaluation.strict_language_model import StrictLanguageModel
+        from ogp.step.products import FastLinears
 
         loaded = _load(tasks)
-        results = evaluate(
-            lm=StrictLanguageModel(
-                pretrained=model,
-                tokenizer=deepcopy(tokenizer),  # lm-eval sets its pad token and padding side
-                batch_size=batch_size,
-                max_length=max_length,
-                softmax_dtype="float32",  # in bf16 choices tie, and the first one wins
-            ),
-            task_dict={"tasks": loaded, "groups": {}},
-            limit=limit,
-            bootstrap_iters=0,
-            apply_chat_template=apply_chat_template,
+        language_model = StrictLanguageModel(
+            pretrained=model,
+            tokenizer=deepcopy(tokenizer),  # lm-eval sets its pad token and padding side
+            batch_size=batch_size,
+            max_length=max_length,
+            softmax_dtype="float32",  # in bf16 choices tie, and the first one wins
         )
+        with FastLinears(model).installed():
+            results = evaluate(
+                lm=language_model,
+                task_dict={"tasks": loaded, "groups": {}},
+                limit=limit,
+                bootstrap_iters=0,
+                apply_chat_template=apply_chat_template,
+            )
     return [_score(name, task, results["samples"][name], apply_chat_template) for name, task in loaded.items()]
 
 

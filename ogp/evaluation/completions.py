@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ogp.data import Prompt, chat_prompt
+from ogp.evaluation.reading import reading
 
 if TYPE_CHECKING:
     import torch
@@ -54,29 +55,24 @@ def generate(
 
     rows = [tokenizer.encode(chat_prompt(tokenizer, prompt.prompt), add_special_tokens=False) for prompt in prompts]
     found: dict[int, Completion] = {}
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            shared = _shared_length(model, rows)
-            prefix = torch.tensor([rows[0][:shared]], device=model.device) if shared else None
-            read = model(input_ids=prefix, use_cache=True).past_key_values if shared else None
-            for chunk in in_batches([len(row) for row in rows], batch_size, order_seed):
-                ids, mask = _padded([rows[i] for i in chunk], shared, tokenizer.pad_token_id)
-                cache = copy.deepcopy(read)
-                if cache is not None:
-                    cache.batch_repeat_interleave(len(chunk))
-                output = model.generate(
-                    input_ids=ids.to(model.device),
-                    attention_mask=mask.to(model.device),
-                    past_key_values=cache,
-                    generation_config=_greedy(model, tokenizer, max_new_tokens),
-                )
-                for i, row in zip(chunk, output[:, ids.shape[1] :].tolist(), strict=True):
-                    found[i] = _completion(tokenizer, prompts[i], row, _end_tokens(model, tokenizer))
-                heartbeat()
-    finally:
-        model.train(was_training)
+    with reading(model):
+        shared = _shared_length(model, rows)
+        prefix = torch.tensor([rows[0][:shared]], device=model.device) if shared else None
+        read = model(input_ids=prefix, use_cache=True).past_key_values if shared else None
+        for chunk in in_batches([len(row) for row in rows], batch_size, order_seed):
+            ids, mask = _padded([rows[i] for i in chunk], shared, tokenizer.pad_token_id)
+            cache = copy.deepcopy(read)
+            if cache is not None:
+                cache.batch_repeat_interleave(len(chunk))
+            output = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                past_key_values=cache,
+                generation_config=_greedy(model, tokenizer, max_new_tokens),
+            )
+            for i, row in zip(chunk, output[:, ids.shape[1] :].tolist(), strict=True):
+                found[i] = _completion(tokenizer, prompts[i], row, _end_tokens(model, tokenizer))
+            heartbeat()
     return [found[i] for i in range(len(prompts))]
 
 

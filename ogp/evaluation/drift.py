@@ -14,6 +14,7 @@ import numpy as np
 from ogp.data import Prompt, chat_prompt
 from ogp.embedded import is_complete, new_folder
 from ogp.evaluation.completions import generate, in_batches
+from ogp.evaluation.reading import reading
 
 if TYPE_CHECKING:
     import torch
@@ -110,9 +111,7 @@ def _log_probs(
     import torch
 
     found: dict[int, torch.Tensor] = {}
-    was_training = model.training
-    model.eval()
-    try:
+    with reading(model):
         lengths = [len(prompt) + len(reply) for prompt, reply in rows]
         for indices in in_batches(lengths, batch_size, order_seed):
             chunk = [rows[i] for i in indices]
@@ -123,11 +122,8 @@ def _log_probs(
                 length = len(prompt) + len(reply)
                 ids[i, :length] = torch.tensor(prompt + reply)
                 mask[i, :length] = 1
-            with torch.inference_mode():
-                body = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
+            body = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
             for i, (index, (prompt, reply)) in enumerate(zip(indices, chunk, strict=True)):
                 logits = body.logits[i, len(prompt) - 1 : len(prompt) + len(reply) - 1]
                 found[index] = logits.float().log_softmax(-1)
-    finally:
-        model.train(was_training)
     return [found[i] for i in range(len(rows))]

@@ -13,6 +13,7 @@ from ogp.data import SIDES, Pair, encode
 from ogp.evaluation.completions import generate, in_batches
 from ogp.evaluation.drift import BaseReplies, Drift, measure_drift
 from ogp.evaluation.judges import find_judge
+from ogp.evaluation.reading import reading
 from ogp.pairs import side_prompts
 from ogp.results import Metric
 
@@ -153,9 +154,7 @@ def validation_loss(
 
     examples = encode(tokenizer, pairs, max_tokens)
     losses, group = [], []
-    was_training = model.training
-    model.eval()
-    try:
+    with reading(model):
         for indices in in_batches([len(example["input_ids"]) for example in examples], batch_size, order_seed):
             chunk = [examples[i] for i in indices]
             width = max(len(example["input_ids"]) for example in chunk)
@@ -165,16 +164,13 @@ def validation_loss(
                 length = len(example["input_ids"])
                 ids[i, :length], mask[i, :length] = torch.tensor(example["input_ids"]), 1
                 labels[i, :length] = torch.tensor(example["labels"])
-            with torch.inference_mode():
-                logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, :-1]
-                carried = labels[:, 1:].to(model.device) != -100
-                loss = torch.nn.functional.cross_entropy(
-                    logits[carried].float(), labels[:, 1:].to(model.device)[carried], reduction="none"
-                )
+            logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, :-1]
+            carried = labels[:, 1:].to(model.device) != -100
+            loss = torch.nn.functional.cross_entropy(
+                logits[carried].float(), labels[:, 1:].to(model.device)[carried], reduction="none"
+            )
             losses.append(loss.double().cpu().numpy())
             group.append(np.array(indices)[carried.cpu().nonzero()[:, 0].numpy()])
-    finally:
-        model.train(was_training)
     return _token_mean(np.concatenate(losses), np.concatenate(group))
 
 

@@ -21,7 +21,7 @@ from ogp.step.products import product, product_into
 from ogp.step.shared_embedding import SharedEmbedding
 from ogp.step.tape import Use
 
-CHUNK_ROWS = {"cpu": 512, "cuda": 1024}
+CHUNK_ROWS = {"cpu": 256, "cuda": 1024}
 """Rows of logits formed at once: fewer starve the matrix products, more only cost memory."""
 CACHE_BYTES = 1 << 20
 """Logits handled at once by the element-wise part on a CPU: what stays in a core's cache between its passes."""
@@ -66,7 +66,9 @@ class Head:
             return result if add_to is None else add_to.add_(result)
         precision = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
         a, b = a.to(precision), b.to(precision)
-        return product(a, b) if add_to is None else product_into(add_to, a, b, add=True)
+        if add_to is not None:
+            return product_into(add_to, a, b, add=True)
+        return product(a, b) if a.is_contiguous() else product_into(a.new_empty(len(a), b.shape[1]), a, b)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ogp.embedded import cache_dir, is_complete, new_folder
 from ogp.evaluation.completions import generate
 from ogp.identity import model_key
 from ogp.pairs import load_pairs, load_texts, side_prompts
+from ogp.step.products import PRODUCTS
 
 REPLIES = "replies.json"
 
@@ -56,7 +57,7 @@ def own_answers(pairs: list[Pair], config: RunConfig, model: Any, tokenizer: Any
     """The prompts of `pairs` with the starting model's own greedy replies, kept in the cache; none is empty."""
     limit, where = config.data.own_answer_tokens, config.model
     asked = [chat_prompt(tokenizer, pair.prompt) for pair in pairs]
-    weights = [model_key(where.source), where.revision, where.dtype, torch.get_num_threads()]
+    weights = [model_key(where.source), where.revision, where.dtype, torch.get_num_threads(), PRODUCTS]
     key = hashlib.sha256(json.dumps([weights, asked, limit]).encode()).hexdigest()[:16]
     folder = cache_dir() / "own-answers" / key
     if not is_complete(folder):

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import page, plots, record
 from benchmarks.measure import median_interval, ratios
+from benchmarks.steps import SAME_PRODUCTS
 from tests.benchmarks.made import made_record, samples
 
 
@@ -100,6 +101,7 @@ def test_committed_records_can_be_read_and_the_page_shows_the_newest() -> None:
 
 
 NAMES = {
+    "plain SFT by ours": "sft_ours",
     "the original's arithmetic": "original",
     "torchjd": "torchjd_orthogonal",
     "two forwards": "two_forwards",
@@ -116,28 +118,28 @@ def test_the_readme_shows_the_newest_record() -> None:
     assert f"commit {newest[1]['commit'][:7]}, {rounds} rounds" in " ".join(speed.split())
     rows = [line.split(" | ") for line in speed.splitlines() if line.startswith("| ")][1:]
     samples = newest[1]["workloads"]["full"]["competitors"]
-    original, torchjd, original_kept, torchjd_kept = (
+    original, torchjd, original_so, torchjd_so = (
         f"{median_interval(ratios(samples, name + end, 'dual')).median:.2f}"
-        for end in ("", "_memory_kept")
+        for end in ("", SAME_PRODUCTS)
         for name in ("original", "torchjd_orthogonal")
     )
     assert f"takes {original} times as long as `dual` and torchjd {torchjd} times" in " ".join(speed.split())
-    assert f"for them too, {original_kept} and {torchjd_kept} times" in " ".join(speed.split())
-    for (_, over_stock, over_kept, flops, others), workload in zip(rows, newest[1]["workloads"].values(), strict=True):
+    assert f"the same products for them too, {original_so} and {torchjd_so} times" in " ".join(speed.split())
+    for (_, over_stock, over_same, flops, others), workload in zip(rows, newest[1]["workloads"].values(), strict=True):
         samples = workload["competitors"]
 
         def shown(name: str, over: str, samples: dict[str, Any] = samples) -> tuple[str, str]:
             found = median_interval(ratios(samples, name, over))
             return f"{found.median:.2f}", f"{found.median:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
-        assert [over_stock, over_kept] == [shown("dual", over)[1] for over in ("sft", "sft_memory_kept")]
+        assert [over_stock, over_same] == [shown("dual", over)[1] for over in ("sft", "sft" + SAME_PRODUCTS)]
         assert flops == f"{samples['dual']['flops'] / samples['sft']['flops']:.2f}"
         peers = [peer for peer in re.split(r", (?=[a-z`])", others.strip(" |")) if peer]
-        for words, median, interval, kept in (PEER.fullmatch(peer).groups() for peer in peers):  # type: ignore[union-attr]
+        for words, median, interval, same in (PEER.fullmatch(peer).groups() for peer in peers):  # type: ignore[union-attr]
             name = NAMES[words]
             assert (median + (interval or "")) in shown(name, "sft")
-            same_memory = name if name == "ghost" else name + "_memory_kept"
-            assert kept is None or kept == shown(same_memory, "sft_memory_kept")[0]
+            name = name if name + SAME_PRODUCTS not in samples else name + SAME_PRODUCTS
+            assert same is None or same == shown(name, "sft" + SAME_PRODUCTS)[0]
 
 
 PEER = re.compile(r"(.*?) ([\d.]+)( \[[^]]*\])?(?: \(([\d.]+)\))?")
