@@ -60,7 +60,7 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def product_into(out: Tensor, a: Tensor, b: Tensor, *, add: bool = False) -> Tensor:
     """`out` [rows, columns] with `a` [rows, inner] @ `b` [inner, columns] written into it, or added to it."""
-    if not BY_ONEDNN:
+    if not BY_ONEDNN or not _is_plain(out):
         return out.addmm_(a, b, beta=float(add))
     for start in range(0, len(out), BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)

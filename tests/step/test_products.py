@@ -79,6 +79,16 @@ def test_what_is_written_in_blocks_is_the_whole(add: bool, monkeypatch: pytest.M
     assert_product(product_into(out, a, b, add=add), a, b, float(add))
 
 
+def test_what_is_not_float32_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, which blocks would only slow down."""
+    monkeypatch.setattr(ogp.step.products, "BLOCK_ROWS", 1)
+    out, a, b = torch.ones(30, 9).double(), torch.randn(30, 5).double(), torch.randn(5, 9).double()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        product_into(out, a, b, add=True)
+    assert [event.count for event in profile.key_averages() if event.key == "aten::addmm_"] == [1]
+    torch.testing.assert_close(out, a @ b + 1)
+
+
 @pytest.mark.parametrize("planted", [torch.nan, torch.inf])
 def test_what_is_not_finite_shows_in_the_product(planted: float) -> None:
     a, b = torch.randn(4, 40), torch.randn(40, 20)
