@@ -1,10 +1,16 @@
 """How a step's time grows with tokens, row length, vocabulary, share of answers, width, layers and accumulation.
 
-Measured on random decoders with SmolLM2's proportions, small enough that a sweep takes a minute or two.
+Measured on random decoders with SmolLM2's proportions, small enough that a sweep takes a minute or two, in fresh
+processes: the file is its own worker.
 """
 
 from __future__ import annotations
 
+import copy
+import json
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +19,13 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.measure import ROOT
 from benchmarks.race import CORE, Race
 from benchmarks.steps import competitors
 from benchmarks.workloads import THREADS, Workload, expected_flop_ratio, make, random_batch
 
 HEAD_SIZE = 64
+ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -36,16 +44,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Axis:
-    """What grows, in words for the page, at which points, and how many rounds its noise asks for."""
+    """What grows, in words for the page, at which points, and in how many processes of ROUNDS rounds each."""
 
     label: str
     points: tuple[Point, ...]
-    rounds: int = 5
+    processes: int = 1
 
 
 AXES = {
     "tokens": Axis(
-        "tokens per step, in rows of 64", tuple(Point(64 * n, rows=n) for n in (1, 2, 4, 8, 16, 32, 64)), rounds=9
+        "tokens per step, in rows of 64", tuple(Point(64 * n, rows=n) for n in (1, 2, 4, 8, 16, 32, 64)), processes=8
     ),
     "row_length": Axis(
         "tokens per row, 1024 per step", tuple(Point(n, rows=1024 // n, length=n) for n in (32, 64, 128, 256, 512))
@@ -63,6 +71,22 @@ AXES = {
         tuple(Point(n, rows=2 * n, micro_batches=n) for n in (1, 2, 4, 8, 16)),
     ),
 }
+
+
+def measure(name: str) -> list[dict[str, Any]]:
+    """The samples of SFT and `dual` at every point of an axis, process after process."""
+    return joined([_in_a_process(name) for _ in range(AXES[name].processes)])
+
+
+def joined(processes: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The first one's record with the others' times behind its own."""
+    points, *others = copy.deepcopy(processes)
+    for other in others:
+        for point, same in zip(points, other, strict=True):
+            for side in CORE:
+                for times in ("seconds", "optimizer_seconds"):
+                    point["competitors"][side][times] += same["competitors"][side][times]
+    return points
 
 
 def workload_of(point: Point) -> Workload:
@@ -120,3 +144,24 @@ class Growth:
         """Raw samples point by point, as they stand in the committed JSON."""
         both = zip(self.points, self.expected, self.races, strict=True)
         return [{"size": p.size, "expected_flop_ratio": e, "competitors": race.record()} for p, e, race in both]
+
+
+def _in_a_process(name: str) -> list[dict[str, Any]]:
+    done = subprocess.run([sys.executable, "-m", "benchmarks.growth", name], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"measuring growth in {name} failed:\n{done.stderr}")
+    points: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return points
+
+
+def _main(name: str) -> None:
+    with tempfile.TemporaryDirectory() as cache:
+        growth = Growth(AXES[name].points, Path(cache))
+        growth.warm_up()
+        for _ in range(ROUNDS):
+            growth.round()
+        print(json.dumps(growth.record()))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.fit import Quadratic, quadratic_fit
+from benchmarks.fit import Quadratic, mean_interval, quadratic_fit
 from benchmarks.measure import Interval, median_interval, ratios
 from benchmarks.race import CORE
 
@@ -46,9 +46,11 @@ def with_page(readme: str, text: str) -> str:
     return f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
 
 
-def fit_of(points: Sequence[dict[str, Any]], side: str) -> Quadratic:
+def fit_of(axis: dict[str, Any], side: str) -> Quadratic:
     """The growth curve of one of CORE, whole steps."""
-    return quadratic_fit([p["size"] for p in points], [p["competitors"][side]["seconds"] for p in points])
+    points = axis["points"]
+    seconds = [point["competitors"][side]["seconds"] for point in points]
+    return quadratic_fit([point["size"] for point in points], seconds, axis["processes"])
 
 
 def _competitors(name: str, workload: dict[str, Any]) -> list[str]:
@@ -90,15 +92,16 @@ def _competitor(workload: dict[str, Any], name: str) -> str:
 
 def _growth(growth: dict[str, Any]) -> list[str]:
     parts = [_figure("growth-seconds"), _figure("growth-ratios")]
-    for side in CORE:
-        fit = fit_of(growth["tokens"]["points"], side)
-        largest = max(p["size"] for p in growth["tokens"]["points"])
-        verdict = "not told apart from a straight line" if fit.linear else "told apart from a straight line"
+    tokens = growth["tokens"]
+    largest = max(point["size"] for point in tokens["points"])
+    fits = {side: fit_of(tokens, side) for side in CORE}
+    for side, fit in fits.items():
         parts.append(
-            f"Seconds of `{side}` over T tokens: {fit.a:.4f} + {fit.b:.3e} T + {fit.c:.2e} T². The quadratic term is "
-            f"{_percent(fit.share)} [{_percent(fit.low)}, {_percent(fit.high)}] of the step at {largest:.0f} tokens: "
-            f"{verdict}."
+            f"Seconds of `{side}` over T tokens, {tokens['processes']} processes: {fit.a:.4f} + {fit.b:.3e} T + "
+            f"{fit.c:.2e} T². The quadratic term is {_share(fit.shares)} of the step at {largest:.0f} tokens."
         )
+    beyond = [dual - sft for sft, dual in zip(*(fit.shares for fit in fits.values()), strict=True)]
+    parts.append(f"Share of `dual` beyond that of SFT, process by process: {_share(beyond)}.")
     for axis in growth.values():
         lines = [f"| {axis['label']} | SFT s | `dual` s | x SFT | x SFT without AdamW | FLOPs x SFT | model |"]
         lines.append("|---|---|---|---|---|---|---|")
@@ -147,5 +150,7 @@ def _in_brackets(value: Interval) -> str:
     return f"{value.median:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _share(of_processes: Sequence[float]) -> str:
+    found = mean_interval(of_processes)
+    mean, low, high = (f"{100 * share:.1f} %" for share in (found.mean, found.low, found.high))
+    return f"{mean} [{low}, {high}]{', not told apart from none' if found.nothing else ''}"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.collectives import MICRO_BATCHES, SIDES, WRAPPINGS, count
-from benchmarks.growth import AXES, Growth
+from benchmarks.growth import AXES, measure
 from benchmarks.head_memory import SWEEPS, sweep
 from benchmarks.race import CORE
 
@@ -16,14 +15,11 @@ from benchmarks.race import CORE
 @pytest.mark.timeout(1800)
 @pytest.mark.benchmark(group="growth")
 @pytest.mark.parametrize("name", AXES)
-def test_growth(name: str, benchmark: Any, tmp_path: Path) -> None:
+def test_growth(name: str, benchmark: Any) -> None:
     """One axis: the samples of SFT and `dual` at every size."""
-    growth = Growth(AXES[name].points, tmp_path)
-    growth.warm_up()
-    benchmark.pedantic(growth.round, rounds=AXES[name].rounds, iterations=1)
-    record = growth.record()
-    benchmark.extra_info.update(label=AXES[name].label, points=record)
-    for point in record:
+    points = benchmark.pedantic(measure, args=(name,), rounds=1, iterations=1)
+    benchmark.extra_info.update(label=AXES[name].label, processes=AXES[name].processes, points=points)
+    for point in points:
         sft, dual = (point["competitors"][side] for side in CORE)
         assert dual["loss"] == pytest.approx(sft["loss"], rel=1e-2)
         assert dual["flops"] / sft["flops"] == pytest.approx(point["expected_flop_ratio"], rel=0.03)

@@ -21,7 +21,7 @@ from ogp.step.products import product, product_into
 from ogp.step.shared_embedding import SharedEmbedding
 from ogp.step.tape import Use
 
-CHUNK_ROWS = {"cpu": 256, "cuda": 1024}
+CHUNK_ROWS = {"cpu": 128, "cuda": 1024}
 """Rows of logits formed at once: fewer starve the matrix products, more only cost memory."""
 CACHE_BYTES = 1 << 20
 """Logits handled at once by the element-wise part on a CPU: what stays in a core's cache between its passes."""

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.growth import AXES
+from benchmarks.growth import AXES, ROUNDS
 from benchmarks.head_memory import COLUMNS, SWEEPS
 from benchmarks.race import CORE
 
@@ -48,7 +48,10 @@ def made_record(date: str, competitors: dict[str, Any]) -> dict[str, Any]:
         "threads": 2,
         "versions": versions,
         "workloads": {"full": workload, "lora": workload},
-        "growth": {name: {"label": AXES[name].label, "points": growth_points(name)} for name in AXES},
+        "growth": {
+            name: {"label": axis.label, "processes": axis.processes, "points": growth_points(name)}
+            for name, axis in AXES.items()
+        },
         "head_memory": {name: {"points": head_points(name)} for name in SWEEPS},
         "collectives": {
             "one process": {n: {"sft": {}, "dual": {}} for n in ("1", "4")},
@@ -62,7 +65,7 @@ def growth_points(name: str) -> list[dict[str, Any]]:
     sizes = [point.size for point in AXES[name].points]
     made = []
     for place, size in enumerate(sizes):
-        made_up = samples(1.5, 0.01, seed=place)
+        made_up = samples(1.5, 0.01, rounds=ROUNDS * AXES[name].processes, seed=place)
         found = {side: made_up[side] for side in CORE}
         for side in found.values():
             side["seconds"] = [(1 + 5 * size / max(sizes)) * (1 + 0.01 * s) for s in side["seconds"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.collectives import count
-from benchmarks.fit import quadratic_fit
-from benchmarks.growth import AXES, Growth, Point, workload_of
+from benchmarks.fit import mean_interval, quadratic_fit
+from benchmarks.growth import AXES, Growth, Point, joined, workload_of
 from benchmarks.head_memory import head_memory
 from benchmarks.measure import median_interval
 from benchmarks.race import CORE
@@ -19,37 +20,64 @@ from ogp.step.batches import IGNORE
 
 TINY = {"width": 192, "layers": 1, "vocabulary": 512, "length": 16}
 SIZES = [64.0 * 2**n for n in range(7)]
+PROCESSES = 8
 
 
-def curve(a: float, b: float, c: float, spread: float = 0.0, rounds: int = 9) -> list[list[float]]:
-    """Seconds [sizes][rounds]."""
+def curve(a: float, b: float, c: float, spread: float = 0.0) -> list[list[float]]:
+    """Seconds [sizes][rounds], five rounds per process; processes and rounds differ by as much."""
     draw = random.Random(0)
-    return [[(a + b * s + c * s * s) * (1 + draw.uniform(-spread, spread)) for _ in range(rounds)] for s in SIZES]
+    of_process = [[1 + draw.uniform(-spread, spread) for _ in SIZES] for _ in range(PROCESSES)]
+    return [
+        [
+            (a + b * s + c * s * s) * each[place] * (1 + draw.uniform(-spread, spread))
+            for each in of_process
+            for _ in "12345"
+        ]
+        for place, s in enumerate(SIZES)
+    ]
 
 
 @settings(deadline=None, max_examples=8)
 @given(a=st.floats(0.01, 1), b=st.floats(1e-5, 1e-2), c=st.floats(0, 1e-6))
 def test_without_noise_the_terms_come_back(a: float, b: float, c: float) -> None:
-    found = quadratic_fit(SIZES, curve(a, b, c))
+    found = quadratic_fit(SIZES, curve(a, b, c), PROCESSES)
     assert [found.a, found.b, found.c] == pytest.approx([a, b, c], rel=1e-6, abs=1e-12)
-    assert found.share == pytest.approx(c * SIZES[-1] ** 2 / (a + b * SIZES[-1] + c * SIZES[-1] ** 2), abs=1e-9)
+    share = c * SIZES[-1] ** 2 / (a + b * SIZES[-1] + c * SIZES[-1] ** 2)
+    assert found.shares == pytest.approx([share] * PROCESSES, abs=1e-9)
 
 
 def test_a_straight_line_with_noise_is_called_straight() -> None:
-    found = quadratic_fit(SIZES, curve(0.02, 1e-3, 0, spread=0.05))
-    assert found.linear
-    assert found.low < found.share < found.high
+    found = mean_interval(quadratic_fit(SIZES, curve(0.02, 1e-3, 0, spread=0.05), PROCESSES).shares)
+    assert found.nothing
+    assert found.low < found.mean < found.high
 
 
 def test_a_bend_beyond_the_noise_is_found() -> None:
-    found = quadratic_fit(SIZES, curve(0.02, 1e-3, 1e-7, spread=0.05))
-    assert not found.linear
+    found = mean_interval(quadratic_fit(SIZES, curve(0.02, 1e-3, 1e-7, spread=0.05), PROCESSES).shares)
+    assert not found.nothing
     assert found.low < 1e-7 * 4096**2 / (0.02 + 1e-3 * 4096 + 1e-7 * 4096**2) < found.high
 
 
-def test_three_sizes_cannot_tell_a_bend_from_noise() -> None:
+def test_a_process_that_bends_is_one_of_them_however_many_rounds_it_ran() -> None:
+    straight, bent = curve(0.02, 1e-3, 0), curve(0.02, 1e-3, 1e-7)
+    mixed = [bad[:5] + good[5:] for good, bad in zip(straight, bent, strict=True)]
+    shares = quadratic_fit(SIZES, mixed, PROCESSES).shares
+    assert shares == pytest.approx([shares[0]] + [0.0] * 7, abs=1e-9)
+    assert mean_interval(shares).nothing
+
+
+def test_the_interval_is_students() -> None:
+    found = mean_interval([1.0, 2.0, 3.0])
+    assert (found.mean, found.low, found.high) == pytest.approx(
+        (2, 2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), rel=1e-6
+    )
+
+
+def test_too_few_sizes_or_processes_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 4"):
-        quadratic_fit(SIZES[:3], curve(1, 1, 1)[:3])
+        quadratic_fit(SIZES[:3], curve(1, 1, 1)[:3], PROCESSES)
+    with pytest.raises(ValueError, match="from 2 on"):
+        mean_interval([1.0])
 
 
 def test_the_issues_ranges_are_covered() -> None:
@@ -107,6 +135,21 @@ def test_accumulation_changes_no_loss_and_every_size_is_timed_in_every_round(tmp
         assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
     for point in points:
         assert median_interval(point["competitors"]["dual"]["seconds"]).n == 2
+
+
+def test_processes_stand_one_behind_the_other(tmp_path: Path) -> None:
+    growth = Growth([Point(n, **TINY, rows=n) for n in (1, 2)], tmp_path)  # type: ignore[arg-type]
+    growth.warm_up()
+    processes = []
+    for _ in range(2):
+        growth.round()
+        processes.append(copy.deepcopy(growth.record()))
+    for place, point in enumerate(joined(processes)):
+        for side in CORE:
+            first, second = (process[place]["competitors"][side]["seconds"] for process in processes)
+            assert point["competitors"][side]["seconds"] == first + second
+            assert len(point["competitors"][side]["optimizer_seconds"]) == 3
+    assert len(processes[0][0]["competitors"]["dual"]["seconds"]) == 1
 
 
 def test_a_share_of_each_row_is_answer() -> None:

@@ -44,7 +44,7 @@ def test_machine_growth_memory_and_collectives_are_on_the_page(made: dict[str, A
         assert part in text
     for axis in made["growth"].values():
         assert f"| {axis['label']} |" in text
-    assert "not told apart from a straight line" in text
+    assert text.count(", not told apart from none") == 3
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_every_figure_of_the_page_is_drawn_and_the_same_record_gives_the_same_by
 
 def test_figures_are_drawn_from_the_record(made: dict[str, Any], drawn: dict[str, bytes], tmp_path: Path) -> None:
     other = copy.deepcopy(made)
-    other["growth"]["tokens"]["points"][0]["competitors"]["dual"]["seconds"] = [9.0] * 9
+    other["growth"]["tokens"]["points"][0]["competitors"]["dual"]["seconds"] = [9.0] * 40
     other["head_memory"]["tokens"]["points"][0]["peak_bytes"]["ours"] = 1
     other["workloads"]["full"]["competitors"] = samples(2.5)
     changed = figures(other, tmp_path)
