@@ -98,10 +98,10 @@ def _growth(growth: dict[str, Any]) -> list[str]:
     for side, fit in fits.items():
         parts.append(
             f"Seconds of `{side}` over T tokens, {tokens['processes']} processes: {fit.a:.4f} + {fit.b:.3e} T + "
-            f"{fit.c:.2e} T². The quadratic term is {_share(fit.shares)} of the step at {largest:.0f} tokens."
+            f"{fit.c:.2e} T². The quadratic term's share of the step at {largest:.0f} tokens is {_share(fit.shares)}."
         )
     beyond = [dual - sft for sft, dual in zip(*(fit.shares for fit in fits.values()), strict=True)]
-    parts.append(f"Share of `dual` beyond that of SFT, process by process: {_share(beyond)}.")
+    parts.append(f"The share in `dual` beyond that in SFT, process by process, is {_share(beyond)}.")
     for axis in growth.values():
         lines = [f"| {axis['label']} | SFT s | `dual` s | x SFT | x SFT without AdamW | FLOPs x SFT | model |"]
         lines.append("|---|---|---|---|---|---|---|")
@@ -153,4 +153,4 @@ def _in_brackets(value: Interval) -> str:
 def _share(of_processes: Sequence[float]) -> str:
     found = mean_interval(of_processes)
     mean, low, high = (f"{100 * share:.1f} %" for share in (found.mean, found.low, found.high))
-    return f"{mean} [{low}, {high}]{', not told apart from none' if found.nothing else ''}"
+    return f"{mean} [{low}, {high}]: {'not ' if found.nothing else ''}told apart from none"

@@ -44,7 +44,7 @@ def test_machine_growth_memory_and_collectives_are_on_the_page(made: dict[str, A
         assert part in text
     for axis in made["growth"].values():
         assert f"| {axis['label']} |" in text
-    assert text.count(", not told apart from none") == 3
+    assert text.count(": not told apart from none") == 3
 
 
 @pytest.fixture(scope="module")
