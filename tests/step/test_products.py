@@ -81,6 +81,7 @@ def test_what_is_written_in_blocks_is_the_whole(add: bool, monkeypatch: pytest.M
 
 def test_what_is_not_float32_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, which blocks would only slow down."""
+    monkeypatch.setattr(ogp.step.products, "BY_ONEDNN", True)
     monkeypatch.setattr(ogp.step.products, "BLOCK_ROWS", 1)
     out, a, b = torch.ones(30, 9).double(), torch.randn(30, 5).double(), torch.randn(5, 9).double()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
